@@ -1,0 +1,97 @@
+// Package group is the engine of subscribing: a hub of consumer groups, each with the messages that its clients hold,
+// their leases, attempts and acks. It knows no HTTP. See docs/design.md, "A subscribe, step by step".
+package group
+
+import (
+	"context"
+	"time"
+
+	"github.com/kateway/kateway/store"
+)
+
+// Key names a group on a topic, both by their names in the store.
+type Key struct{ Topic, Group string }
+
+// Mode is how a group's messages are shared among its clients.
+type Mode string
+
+// Fifo gives a partition to one client at a time, in order; it moves to another only when nothing of it is un-acked.
+const Fifo Mode = "fifo"
+
+// Ask is what a client wants.
+type Ask struct {
+	Key
+	Mode     Mode
+	Start    store.Start   // where a group without a position begins
+	Lease    time.Duration // how long a message may stay un-acked
+	Prefetch int           // how many messages the client may hold un-acked
+	Client   string        // the name the client gave itself: two sessions with one name are the same client; "" = no other is
+	Stays    bool          // what is un-acked when the session is closed stays leased (a poll) instead of being due at once (a stream)
+}
+
+// Ref is one delivery of one message. Hold tells apart the times that a gateway held the partition, Attempt the deliveries within.
+type Ref struct {
+	Partition     int32
+	Offset        int64
+	Attempt, Hold uint32
+}
+
+// Delivery is a message in a client's hands until it is settled or its lease ends. The message is shared: nobody writes to it.
+type Delivery struct {
+	*store.Message
+	Ref Ref
+}
+
+// Batch is what one Next brought. Gaps come before the messages.
+type Batch struct {
+	Gaps       []store.Gap
+	Deliveries []Delivery
+}
+
+// Op is what a client says of a message.
+type Op uint8
+
+const (
+	Ack    Op = iota // done
+	Nack             // not done: due again after Verb.Delay
+	Extend           // still at it: the lease starts anew, with Verb.Lease
+)
+
+// Verb settles one delivery.
+type Verb struct {
+	Ref
+	Op    Op
+	Delay time.Duration // Nack
+	Lease time.Duration // Extend; 0 = the lease it was delivered with
+}
+
+// Session is one client of a group, wherever the group has its home. One goroutine at a time may call Next; Settle and
+// Close may be called concurrently with it.
+type Session interface {
+	// Next waits for the first delivery or gap until ctx ends, and answers what is at hand, at most max deliveries. With a
+	// ctx that has ended it does not wait. The client holds what it got, also when ctx ended meanwhile.
+	// Errors: ctx.Err() when nothing came; errs.Draining when the gateway stops; errs.UnknownTopic when the topic is gone;
+	// errs.Unavailable when the store can't be read. After any but ctx.Err() the session is over.
+	Next(ctx context.Context, max int) (Batch, error)
+	// Settle applies the verbs and answers one error per verb: nil, or errs.Fenced when the delivery is no longer this
+	// client's. Acking what is acked already is nil.
+	Settle(verbs ...Verb) []error
+	// Close says that the client has gone; see Ask.Stays. It does not wait. A second Close does nothing.
+	Close()
+}
+
+// Opener is what subscribers need of the hub.
+type Opener interface {
+	// Open makes the caller a client of the group, and this process a member of it if it is none yet. It returns when the
+	// positions of all partitions are committed. ctx bounds only that. Kinds: Conflict when the group is in another mode;
+	// Draining; those of store.Subscriber.
+	Open(ctx context.Context, ask Ask) (Session, error)
+	// Settle is Session.Settle for deliveries of any client of the group, also of ones made before this process started. It
+	// waits, bounded by ctx, until the partitions are held here; of one that is not by then the verbs are Fenced.
+	Settle(ctx context.Context, key Key, verbs ...Verb) []error
+	// Through marks everything up to and including the offset as done, on each partition, and answers one error per partition.
+	// Conflict for an offset beyond what was delivered; otherwise as Settle.
+	Through(ctx context.Context, key Key, at ...store.Position) []error
+	// Receipts makes and reads the receipts of a group.
+	Receipts(key Key) *Receipts
+}
