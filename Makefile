@@ -1,0 +1,76 @@
+# The project's commands. `make help` lists them. Each does its own set-up; all that must be there is Go
+# (and Java 17 with Maven for the tests against a real Kafka).
+
+GO        ?= go
+TOOLS     := $(CURDIR)/.tools
+RUNFLAGS  ?=
+TESTFLAGS ?=
+BENCHFLAGS ?=
+FUZZTIME  ?= 20s
+
+GOLANGCI_VERSION    := v2.15.0
+GOVULNCHECK_VERSION := v1.9.0
+GOLANGCI    := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
+GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)/govulncheck
+
+# The race detector needs a C compiler; without one the tests run without it, and say so.
+CC_FOUND := $(shell command -v $(or $(CC),gcc) 2>/dev/null || command -v cc 2>/dev/null)
+RACE     := $(if $(CC_FOUND),-race)
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test lint fmt bench fuzz vuln check clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## the static binary, bin/kateway
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/kateway ./cmd/kateway
+
+run: build ## the gateway on the embedded store, data in ./kateway-data (RUNFLAGS="--log-level debug" adds flags)
+	exec bin/kateway serve $(RUNFLAGS)
+
+test: ## all tests, with the race detector; against a real Kafka too where Java and Maven are there
+	@left=$$(mktemp); trap 'rm -f "$$left"' EXIT; code=0; \
+	[ -n "$(RACE)" ] || echo "the race detector: there is no C compiler (gcc)" >>"$$left"; \
+	KATEWAY_TEST_NOTCOVERED="$$left" $(GO) test $(RACE) -timeout 20m $(TESTFLAGS) ./... || code=$$?; \
+	if [ -s "$$left" ]; then echo; echo "NOT COVERED by this run:"; sort -u "$$left" | sed 's/^/  /'; fi; \
+	exit $$code
+
+lint: $(GOLANGCI) ## style, faults and the architecture (.golangci.yml)
+	$(GOLANGCI) run ./...
+
+fmt: $(GOLANGCI) ## formats the code
+	$(GOLANGCI) fmt ./...
+
+bench: ## the load generator with its floors, as one table (BENCHFLAGS adds flags)
+	$(GO) run ./bench $(BENCHFLAGS)
+
+fuzz: ## every fuzz target, FUZZTIME (20s) each
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "== $$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+vuln: $(GOVULNCHECK) ## known vulnerabilities in what the binary calls
+	@code=0; out=$$($(GOVULNCHECK) ./... 2>&1) || code=$$?; echo "$$out"; \
+	case $$code in \
+	0) ;; \
+	3) exit 3 ;; \
+	*) if echo "$$out" | grep -q 'fetching vulnerabilities'; then \
+		echo "NOT COVERED: the vulnerability database can't be reached from here"; \
+	   else exit $$code; fi ;; \
+	esac
+
+check: lint vuln test ## what CI runs
+
+clean: ## removes what was built, not the data
+	rm -rf bin .tools
+
+# Tools are installed by version into a folder that git ignores, so that they never weigh on go.mod.
+$(GOLANGCI):
+	GOBIN=$(@D) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+
+$(GOVULNCHECK):
+	GOBIN=$(@D) $(GO) install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
