@@ -4,14 +4,12 @@ package httpx
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"runtime/debug"
-	"strconv"
 	"time"
 
 	"github.com/julienschmidt/httprouter"
@@ -29,88 +27,59 @@ type Route struct {
 	Handler      Handler
 }
 
-// Param is the path parameter of this name.
-func Param(r *http.Request, name string) string {
-	return httprouter.ParamsFromContext(r.Context()).ByName(name)
-}
-
-// Problem is the body of every error answer (RFC 9457).
-type Problem struct {
-	Type   string `json:"type"`
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Detail string `json:"detail,omitempty"`
-	Code   string `json:"code"`
-}
-
-// ProblemOf tells a client what it may know of err: of our own faults the kind only, since the text may name brokers, files or hosts.
-func ProblemOf(err error) Problem {
-	k := errs.Of(err)
-	p := Problem{Type: "about:blank", Title: k.Title(), Status: k.Status(), Code: k.Code()}
-	if !k.Server() {
-		p.Detail = err.Error()
-	}
-	return p
-}
-
-// WriteProblem answers err.
-func WriteProblem(w http.ResponseWriter, err error) {
-	h := w.Header()
-	k := errs.Of(err)
-	if d := k.RetryAfter(); d > 0 {
-		h.Set("Retry-After", strconv.Itoa(int((d+time.Second-1)/time.Second)))
-	}
-	h.Del("Content-Encoding")
-	h.Del("Content-Length")
-	h.Set("Content-Type", "application/problem+json")
-	h.Set("Cache-Control", "no-store")
-	w.WriteHeader(k.Status())
-	_ = json.NewEncoder(w).Encode(ProblemOf(err)) // the client may be gone; nobody else wants to know
-}
-
-// WriteJSON answers v.
-func WriteJSON(w http.ResponseWriter, status int, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("encoding the answer: %w", err)
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, err = w.Write(append(b, '\n'))
-	return err
-}
-
-type requestIDKey struct{}
-
-// RequestID is the id of the request that ctx belongs to, "" outside of one.
-func RequestID(ctx context.Context) string {
-	id, _ := ctx.Value(requestIDKey{}).(string)
-	return id
-}
-
-// Observer is told of every request when it is over: the route's path as in the table, so that user data never is a label.
+// Observer is told of every request when it is over: the route's path as in the table, so that user data never is a
+// label. Status is 0 where the handler gave up without an answer.
 type Observer interface {
 	Observe(r *http.Request, route string, status int, bytes int64, took time.Duration)
 }
 
-// Wrap turns h into an http.Handler for the route: request id, panics, error answers, log and observation.
+// Shell is what surrounds every handler of a process. Its fields are set once, before the first request.
+type Shell struct {
+	Log  *slog.Logger
+	Seen Observer
+	// Before, if not nil, is called once per request, right before the answer's header goes out.
+	Before func(http.Header)
+}
+
+// Wrap surrounds the handler of a route: request id, panics, error answers, log and observation.
+func (s *Shell) Wrap(route string, h Handler) *Endpoint {
+	return &Endpoint{shell: s, route: route, handler: h}
+}
+
+// Wrap is [Shell.Wrap] for one handler by itself.
 func Wrap(route string, h Handler, log *slog.Logger, seen Observer) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		start := time.Now()
-		id := rand.Text()
-		w.Header().Set("X-Request-Id", id)
-		rec := &recorder{ResponseWriter: w}
-		defer func() { seen.Observe(r, route, rec.status, rec.bytes, time.Since(start)) }()
-		err := call(h, rec, r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id)))
-		if err == nil {
-			return
-		}
-		logError(log, r, id, route, err, rec.status != 0)
-		if rec.status != 0 {
-			panic(http.ErrAbortHandler) // half an answer is out: cut the connection
-		}
-		WriteProblem(rec, err)
-	})
+	return (&Shell{Log: log, Seen: seen}).Wrap(route, h)
+}
+
+// Endpoint is a handler that is ready to serve. It may serve many requests at once.
+type Endpoint struct {
+	shell   *Shell
+	route   string
+	handler Handler
+}
+
+// ServeHTTP serves a request whose path parameters, if any, are in its context.
+func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) { e.Serve(w, r, nil) }
+
+// Serve serves a request with these path parameters.
+func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, params httprouter.Params) {
+	start := time.Now()
+	s := &scope{Context: r.Context(), params: params}
+	s.id[0] = newID()
+	s.rec = recorder{ResponseWriter: w, before: e.shell.Before}
+	w.Header()["X-Request-Id"] = s.id[:]
+	r = r.WithContext(s)
+	defer func() { e.shell.Seen.Observe(r, e.route, s.rec.status, s.rec.bytes, time.Since(start)) }()
+	err := call(e.handler, &s.rec, r)
+	if err == nil {
+		s.rec.begin(http.StatusOK) // a handler that wrote nothing: net/http answers 200 for it
+		return
+	}
+	e.logError(r, err, s.rec.status != 0)
+	if s.rec.status != 0 {
+		panic(http.ErrAbortHandler) // half an answer is out: cut the connection
+	}
+	WriteProblem(&s.rec, err)
 }
 
 // call runs the handler and makes an error of its panic.
@@ -123,43 +92,133 @@ func call(h Handler, w http.ResponseWriter, r *http.Request) (err error) {
 		if e, ok := p.(error); ok && errors.Is(e, http.ErrAbortHandler) {
 			panic(p)
 		}
-		err = fmt.Errorf("panic: %v\n%s: %w", p, debug.Stack(), errs.Internal)
+		err = &panicError{value: p, stack: debug.Stack()}
 	}()
 	return h(w, r)
 }
 
-func logError(log *slog.Logger, r *http.Request, id, route string, err error, begun bool) {
-	level := slog.LevelDebug
-	if k := errs.Of(err); k == errs.Internal && r.Context().Err() == nil {
+// panicError is a handler's panic. Its kind is Internal.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+func (e *panicError) Unwrap() error { return errs.Internal }
+
+// logError keeps the log for what an operator can do something about: our own faults are errors, a store or gateway that
+// can't take it now is a warning, and what a client did wrong, or did not wait for, is of interest when debugging.
+func (e *Endpoint) logError(r *http.Request, err error, begun bool) {
+	kind, level := errs.Of(err), slog.LevelDebug
+	switch {
+	case r.Context().Err() != nil:
+	case kind == errs.Internal:
 		level = slog.LevelError
-	} else if k.Server() && r.Context().Err() == nil {
+	case kind.Server() && kind != errs.Draining:
 		level = slog.LevelWarn
 	}
-	log.Log(r.Context(), level, "request failed", "request_id", id, "method", r.Method, "route", route,
-		"remote", r.RemoteAddr, "code", errs.Of(err).Code(), "begun", begun, "error", err.Error())
+	if !e.shell.Log.Enabled(r.Context(), level) {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("request_id", RequestID(r.Context())), slog.String("method", r.Method), slog.String("route", e.route),
+		slog.String("remote", r.RemoteAddr), slog.String("code", kind.Code()), slog.Bool("begun", begun), slog.Any("error", err),
+	}
+	var p *panicError
+	if errors.As(err, &p) {
+		attrs = append(attrs, slog.String("stack", string(p.stack)))
+	}
+	e.shell.Log.LogAttrs(r.Context(), level, "request failed", attrs...)
+}
+
+// scope is the context of one request, and all else that the shell remembers of it: one allocation for the lot.
+type scope struct {
+	context.Context
+	id     [1]string // an array, so that it serves as the header's value too
+	params httprouter.Params
+	rec    recorder
+}
+
+type scopeKey struct{}
+
+// Value finds the scope itself, and its path parameters where httprouter keeps them.
+func (s *scope) Value(key any) any {
+	switch key {
+	case scopeKey{}:
+		return s
+	case httprouter.ParamsKey:
+		if s.params != nil {
+			return s.params
+		}
+	}
+	return s.Context.Value(key)
+}
+
+// RequestID is the id of the request that ctx belongs to, "" outside of one.
+func RequestID(ctx context.Context) string {
+	if s, ok := ctx.Value(scopeKey{}).(*scope); ok {
+		return s.id[0]
+	}
+	return ""
+}
+
+// Param is the path parameter of this name.
+func Param(r *http.Request, name string) string {
+	return httprouter.ParamsFromContext(r.Context()).ByName(name)
+}
+
+// newID makes 120 random bits readable. An id only has to be told from others; nothing is guarded by it.
+func newID() string {
+	const alphabet = "abcdefghijklmnopqrstuvwxyz234567"
+	var b [24]byte
+	for half := 0; half < len(b); half += 12 {
+		n := rand.Uint64() //nolint:gosec // not a secret
+		for i := half; i < half+12; i++ {
+			b[i] = alphabet[n&31]
+			n >>= 5
+		}
+	}
+	return string(b[:])
 }
 
 // recorder remembers what went out.
 type recorder struct {
 	http.ResponseWriter
+	before func(http.Header)
 	status int
 	bytes  int64
 }
 
-func (r *recorder) WriteHeader(status int) {
-	if r.status == 0 && status >= 200 {
-		r.status = status
+// begin notes the final status when it is about to go out.
+func (r *recorder) begin(status int) {
+	if r.status != 0 || status < 200 && status != http.StatusSwitchingProtocols {
+		return
 	}
+	r.status = status
+	if r.before != nil {
+		r.before(r.Header())
+	}
+}
+
+func (r *recorder) WriteHeader(status int) {
+	r.begin(status)
 	r.ResponseWriter.WriteHeader(status)
 }
 
 func (r *recorder) Write(b []byte) (int, error) {
-	if r.status == 0 {
-		r.status = http.StatusOK
-	}
+	r.begin(http.StatusOK)
 	n, err := r.ResponseWriter.Write(b)
 	r.bytes += int64(n)
 	return n, err
+}
+
+// FlushError is what http.ResponseController calls: a flush before the first write sends the header.
+func (r *recorder) FlushError() error {
+	r.begin(http.StatusOK)
+	if f, ok := r.ResponseWriter.(interface{ FlushError() error }); ok {
+		return f.FlushError()
+	}
+	return http.NewResponseController(r.ResponseWriter).Flush()
 }
 
 // Unwrap lets http.ResponseController reach the connection.

@@ -1,0 +1,60 @@
+package httpx
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/kateway/kateway/internal/errs"
+)
+
+// Problem is the body of every error answer (RFC 9457).
+type Problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
+	Code   string `json:"code"`
+}
+
+// ProblemOf tells a client what it may know of err: of our own faults the kind only, since the text may name brokers, files or hosts.
+func ProblemOf(err error) Problem {
+	k := errs.Of(err)
+	p := Problem{Type: "about:blank", Title: k.Title(), Status: k.Status(), Code: k.Code()}
+	if !k.Server() {
+		p.Detail = err.Error()
+	}
+	return p
+}
+
+// WriteProblem answers err.
+func WriteProblem(w http.ResponseWriter, err error) { WriteProblemBody(w, err, ProblemOf(err)) }
+
+// WriteProblemBody answers err with a body of the caller's own: a [Problem] and what it adds to it.
+func WriteProblemBody(w http.ResponseWriter, err error, body any) {
+	h := w.Header()
+	k := errs.Of(err)
+	if d := k.RetryAfter(); d > 0 && h.Get("Retry-After") == "" {
+		h.Set("Retry-After", strconv.Itoa(int((d+time.Second-1)/time.Second)))
+	}
+	h.Del("Content-Encoding")
+	h.Del("Content-Length")
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(k.Status())
+	_ = json.NewEncoder(w).Encode(body) // the client may be gone; nobody else wants to know
+}
+
+// WriteJSON answers v.
+func WriteJSON(w http.ResponseWriter, status int, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encoding the answer: %w", err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, err = w.Write(append(b, '\n'))
+	return err
+}
