@@ -173,9 +173,10 @@ func (r *ObjectReader) unquote(quoted []byte) ([]byte, error) {
 	return r.bytes[begin:len(r.bytes):len(r.bytes)], err
 }
 
-// grow makes room for n bytes at once, so that what was handed out stays where it is and pins little.
+// grow makes room for n bytes at once, so that what was handed out stays where it is and pins little. r.bytes is not nil
+// after: no bytes at all must not become a tombstone.
 func (r *ObjectReader) grow(n int) {
-	if cap(r.bytes)-len(r.bytes) < n {
+	if r.bytes == nil || cap(r.bytes)-len(r.bytes) < n {
 		r.bytes = make([]byte, 0, max(n, 4<<10))
 	}
 }

@@ -50,7 +50,10 @@ func plain(b []byte) int {
 	i := 0
 	for ; i+8 <= len(b); i += 8 {
 		x := binary.LittleEndian.Uint64(b[i:])
-		mask := below0x20(x) | has(x, '"') | has(x, '\\') | has(x, 0xC2) | has(x, 0xE2)
+		mask := below0x20(x) | has(x, '"') | has(x, '\\')
+		if x&highs != 0 {
+			mask |= has(x, 0xC2) | has(x, 0xE2)
+		}
 		if mask != 0 {
 			return i + bits.TrailingZeros64(mask)/8
 		}
