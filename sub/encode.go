@@ -1,0 +1,73 @@
+package sub
+
+import (
+	"strconv"
+
+	"github.com/kateway/kateway/group"
+	"github.com/kateway/kateway/internal/wire"
+	"github.com/kateway/kateway/store"
+)
+
+// encoder turns deliveries into JSON objects.
+type encoder struct {
+	receipts *group.Receipts // nil: the client does not ack by itself
+	receipt  []byte          // used again and again
+	base64   bool
+}
+
+func (h *Handler) encoder(w *wish, key group.Key) encoder {
+	e := encoder{base64: w.base64}
+	if w.explicit {
+		e.receipts = h.groups.Receipts(key)
+	}
+	return e
+}
+
+// extra is what an answer adds to the record. Its receipt is good until the next call.
+func (e *encoder) extra(d *group.Delivery) wire.Extra {
+	x := wire.Extra{Attempt: d.Ref.Attempt, Base64: e.base64}
+	if e.receipts != nil {
+		e.receipt = e.receipts.Seal(e.receipt[:0], d.Ref)
+		x.Receipt = e.receipt
+	}
+	return x
+}
+
+func (e *encoder) object(dst []byte, d *group.Delivery) []byte {
+	return wire.AppendObject(dst, d.Message, e.extra(d))
+}
+
+// appendGaps appends the object that tells a reader of JSON what it will never see: per partition the first offset that
+// is missing, and the next that exists.
+func appendGaps(dst []byte, gaps []store.Gap) []byte {
+	dst = append(dst, `{"event":"gap","ranges":[`...)
+	for i, g := range gaps {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, `{"partition":`...)
+		dst = strconv.AppendInt(dst, int64(g.Partition), 10)
+		dst = append(dst, `,"from":`...)
+		dst = strconv.AppendInt(dst, g.From, 10)
+		dst = append(dst, `,"to":`...)
+		dst = strconv.AppendInt(dst, g.To, 10)
+		dst = append(dst, '}')
+	}
+	return append(dst, "]}"...)
+}
+
+// gapHeader is the same for the X-Gap of a poll: partition:from-to, comma separated.
+func gapHeader(gaps []store.Gap) string {
+	var b []byte
+	for i, g := range gaps {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = strconv.AppendInt(b, int64(g.Partition), 10)
+		b = append(b, ':')
+		b = strconv.AppendInt(b, g.From, 10)
+		b = append(b, '-')
+		b = strconv.AppendInt(b, g.To, 10)
+	}
+	return string(b)
+}

@@ -1,0 +1,267 @@
+package sub
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/julienschmidt/httprouter"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
+	"github.com/kateway/kateway/group"
+	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/meta"
+	"github.com/kateway/kateway/store"
+	"github.com/kateway/kateway/store/mem"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	topicPath = "/v1/msgs/shop/orders/v1"
+	feedPath  = "/v1/stream/shop/orders/v1"
+	topicName = "shop.orders.v1"
+)
+
+// quiet observes nothing.
+type quiet struct{}
+
+func (quiet) Observe(*http.Request, string, int, int64, time.Duration) {}
+
+// world is a gateway's subscribe side on a store in memory.
+type world struct {
+	t       testing.TB
+	store   *mem.Store
+	hub     *group.Hub
+	metrics *prometheus.Registry
+	sub     *Handler
+	mux     http.Handler
+}
+
+// newWorld has a topic of so many partitions.
+func newWorld(t testing.TB, partitions int32) *world {
+	t.Helper()
+	w := &world{t: t, store: mem.New(), metrics: prometheus.NewRegistry()}
+	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if err := w.store.CreateTopic(t.Context(), store.Topic{Name: topicName, Partitions: partitions}); err != nil {
+		t.Fatal(err)
+	}
+	w.hub = group.NewHub(group.Config{Store: w.store, Secret: []byte("0123456789abcdef"), Log: log, Metrics: w.metrics})
+	w.sub = New(Config{Groups: w.hub, Topics: meta.NewOpen(w.store, store.Topic{Partitions: 1}), Log: log, Metrics: w.metrics})
+	w.mux = muxOf(w.sub, log)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := w.hub.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		if err := w.store.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+func muxOf(h *Handler, log *slog.Logger) http.Handler {
+	mux := httprouter.New()
+	shell := &httpx.Shell{Log: log, Seen: quiet{}}
+	for _, r := range h.Routes() {
+		mux.Handle(r.Method, r.Path, shell.Wrap(r.Path, r.Handler).Serve)
+	}
+	return mux
+}
+
+// publish stores values, one message each, on partition 0.
+func (w *world) publish(values ...string) {
+	w.t.Helper()
+	msgs := make([]*store.Message, len(values))
+	for i, v := range values {
+		msgs[i] = &store.Message{Value: []byte(v)}
+	}
+	w.publishMessages(msgs...)
+}
+
+func (w *world) publishMessages(msgs ...*store.Message) {
+	w.t.Helper()
+	if err := w.store.Publish(w.t.Context(), topicName, store.AckAll, msgs...); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// committed is what the group has done on partition 0, in the store's eyes, with all acks given so far.
+func (w *world) committed(name string) int64 {
+	w.t.Helper()
+	lag, err := w.store.Lag(w.t.Context(), topicName, meta.GroupInStore("default", name, meta.Topic{App: "shop", Name: "orders", Ver: "v1"}))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return lag[0].Committed
+}
+
+// client speaks HTTP with a handler over a real socket.
+type client struct {
+	t    testing.TB
+	base string
+	http *http.Client
+}
+
+// serve starts a server; h2 lets the client speak HTTP/2 in clear text.
+func serve(t testing.TB, h http.Handler, h2 bool) *client {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(h)
+	var both, one http.Protocols
+	both.SetHTTP1(true)
+	both.SetUnencryptedHTTP2(true)
+	one.SetHTTP1(!h2)
+	one.SetUnencryptedHTTP2(h2)
+	srv.Config.Protocols = &both
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	srv.Start()
+	tr := &http.Transport{Protocols: &one, DisableCompression: true}
+	t.Cleanup(func() { tr.CloseIdleConnections(); srv.Close() })
+	return &client{t: t, base: srv.URL, http: &http.Client{Transport: tr}}
+}
+
+// do sends a request; header lines are "Name: value".
+func (c *client) do(ctx context.Context, method, path, body string, header ...string) *http.Response {
+	c.t.Helper()
+	r, err := http.NewRequestWithContext(ctx, method, c.base+path, strings.NewReader(body))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, line := range header {
+		name, value, _ := strings.Cut(line, ": ")
+		r.Header.Add(name, value)
+	}
+	res, err := c.http.Do(r)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return res
+}
+
+// reply is a whole answer.
+type reply struct {
+	*http.Response
+	body string
+}
+
+func (c *client) whole(method, path, body string, header ...string) reply {
+	c.t.Helper()
+	res := c.do(c.t.Context(), method, path, body, header...)
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return reply{res, string(b)}
+}
+
+func (c *client) get(path string, header ...string) reply {
+	c.t.Helper()
+	return c.whole(http.MethodGet, path, "", header...)
+}
+
+func (c *client) put(path, body string, header ...string) reply {
+	c.t.Helper()
+	return c.whole(http.MethodPut, path, body, header...)
+}
+
+// want fails the test unless the answer has the status.
+func (r reply) want(t testing.TB, status int) reply {
+	t.Helper()
+	if r.StatusCode != status {
+		t.Fatalf("%s %s: status %d, want %d: %s", r.Request.Method, r.Request.URL, r.StatusCode, status, r.body)
+	}
+	return r
+}
+
+// streaming is a stream that is read line by line.
+type streaming struct {
+	t     testing.TB
+	res   *http.Response
+	lines *bufio.Reader
+	leave context.CancelFunc
+}
+
+func (c *client) stream(path string, header ...string) *streaming {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(c.t.Context())
+	res := c.do(ctx, http.MethodGet, path, "", header...)
+	if res.StatusCode != http.StatusOK {
+		b, _ := io.ReadAll(res.Body)
+		cancel()
+		c.t.Fatalf("%s: status %d: %s", path, res.StatusCode, b)
+	}
+	s := &streaming{t: c.t, res: res, lines: bufio.NewReader(res.Body), leave: cancel}
+	c.t.Cleanup(s.close)
+	return s
+}
+
+func (s *streaming) close() {
+	s.leave()
+	_ = s.res.Body.Close()
+}
+
+// line reads one line without its end.
+func (s *streaming) line() string {
+	s.t.Helper()
+	line, err := s.lines.ReadString('\n')
+	if err != nil {
+		s.t.Fatalf("reading the stream: %v (after %q)", err, line)
+	}
+	return line[:len(line)-1]
+}
+
+// pipes is a listener without sockets, for tests on fake time.
+type pipes struct {
+	conns chan net.Conn
+	done  chan struct{}
+}
+
+func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), done: make(chan struct{})} }
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+func (p *pipes) Close() error   { close(p.done); return nil }
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
+
+func (p *pipes) dial(context.Context, string, string) (net.Conn, error) {
+	here, there := net.Pipe()
+	p.conns <- there
+	return here, nil
+}
+
+// servePipes is serve in a bubble of fake time; the test calls stop before the bubble ends.
+func servePipes(t testing.TB, h http.Handler) (c *client, stop func()) {
+	t.Helper()
+	l := newPipes()
+	srv := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	served := make(chan struct{})
+	go func() { defer close(served); _ = srv.Serve(l) }()
+	tr := &http.Transport{DialContext: l.dial, DisableCompression: true}
+	return &client{t: t, base: "http://gateway", http: &http.Client{Transport: tr}}, func() {
+		tr.CloseIdleConnections()
+		_ = srv.Close()
+		<-served
+	}
+}
+
+func objectOf(partition, offset int, value string) string {
+	return fmt.Sprintf(`{"partition":%d,"offset":%d,"value":%q}`, partition, offset, value)
+}

@@ -1,0 +1,216 @@
+package sub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kateway/kateway/group"
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/wire"
+	"github.com/kateway/kateway/store"
+)
+
+// minLook is how long even wait=0s looks: a group that was asleep has to fetch first, and one that is only ever asked
+// with wait=0s would never get anything.
+const minLook = 100 * time.Millisecond
+
+// poll is GET /v1/msgs/:app/:topic/:ver.
+func (h *Handler) poll(w http.ResponseWriter, r *http.Request) error {
+	p, err := named(r)
+	if err != nil {
+		return err
+	}
+	wish, err := parsePoll(r, p)
+	if err != nil {
+		return err
+	}
+	ctx := r.Context()
+	key, err := h.key(ctx, wish.place)
+	if err != nil {
+		return err
+	}
+	if fenced := h.ackFirst(ctx, key, wish.receipts); len(fenced) > 0 {
+		w.Header()["X-Receipt-Fenced"] = []string{strings.Join(fenced, ",")}
+	}
+	// What an explicit poll carried stays with the client. An auto poll has acked it all or, when the answer could not be
+	// written, gives it back by closing.
+	session, err := h.open(ctx, wish.place, wish.ask(key, wish.batch, wish.explicit))
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	batch, gaps, err := await(ctx, session, wish.batch, wish.wait)
+	if err != nil {
+		h.forget(wish.topic, err)
+		return err
+	}
+	if len(gaps) > 0 {
+		w.Header()["X-Gap"] = []string{gapHeader(gaps)}
+	}
+	if len(batch) == 0 {
+		h.metrics.empty.Inc()
+		w.Header()["Cache-Control"] = []string{"no-store"}
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+	a := answer{h: h, out: h.newOut(w, wish.coding), wish: &wish, enc: h.encoder(&wish.wish, key)}
+	return a.deliver(ctx, session, batch)
+}
+
+// ackFirst acks the messages that the client has just processed, and answers which of them were no longer its own.
+func (h *Handler) ackFirst(ctx context.Context, key group.Key, receipts []string) (fenced []string) {
+	if len(receipts) == 0 {
+		return nil
+	}
+	open := h.groups.Receipts(key)
+	var verbs []group.Verb
+	var of []string // the receipt of each verb
+	for _, s := range receipts {
+		ref, err := open.Open(s)
+		if err != nil {
+			fenced = append(fenced, url.QueryEscape(s)) // as it is, where it ever was a receipt
+			continue
+		}
+		verbs, of = append(verbs, group.Verb{Ref: ref}), append(of, s)
+	}
+	if len(verbs) == 0 {
+		return fenced
+	}
+	for i, err := range h.verbs(ctx, key, verbs) {
+		if err != nil {
+			fenced = append(fenced, of[i])
+		}
+	}
+	return fenced
+}
+
+// await waits for the first message, and answers what is at hand then and the gaps before it. The slice is good until
+// the session's next Next. None and no error: nothing came in time, or the gateway is stopping.
+func await(ctx context.Context, s group.Session, most int, wait time.Duration) ([]group.Delivery, []store.Gap, error) {
+	waiting, cancel := context.WithTimeout(ctx, max(wait, minLook))
+	defer cancel()
+	var gaps []store.Gap
+	for {
+		b, err := s.Next(waiting, most)
+		gaps = append(gaps, b.Gaps...)
+		switch {
+		case err == nil && len(b.Deliveries) > 0:
+			return b.Deliveries, gaps, nil
+		case err == nil: // gaps alone
+		case ctx.Err() != nil:
+			return nil, nil, fmt.Errorf("the client has gone: %w", ctx.Err())
+		case waiting.Err() != nil, errors.Is(err, errs.Draining):
+			return nil, gaps, nil
+		default:
+			return nil, nil, err
+		}
+	}
+}
+
+// answer is the answer of one poll.
+type answer struct {
+	h    *Handler
+	out  out
+	wish *pollWish
+	enc  encoder
+}
+
+// deliver writes the messages and settles them: acked after the last byte has gone (auto), due again at once when it
+// could not.
+func (a *answer) deliver(ctx context.Context, s group.Session, batch []group.Delivery) error {
+	err := ctx.Err()
+	if err == nil {
+		err = a.write(batch)
+	}
+	if err != nil {
+		if a.wish.explicit { // the session leaves them leased, and nobody has them
+			s.Settle(verbsFor(batch, group.Nack)...)
+		}
+		return fmt.Errorf("%d messages could not be written and are due again: %w", len(batch), err)
+	}
+	if !a.wish.explicit {
+		s.Settle(verbsFor(batch, group.Ack)...)
+	}
+	a.h.metrics.answered.Inc()
+	a.h.metrics.messages.of(a.wish.topic).Add(float64(len(batch)))
+	return nil
+}
+
+func verbsFor(batch []group.Delivery, op group.Op) []group.Verb {
+	verbs := make([]group.Verb, len(batch))
+	for i := range batch {
+		verbs[i] = group.Verb{Ref: batch[i].Ref, Op: op}
+	}
+	return verbs
+}
+
+func (a *answer) write(batch []group.Delivery) error {
+	c := a.h.getChunk()
+	defer a.h.putChunk(c)
+	switch a.wish.form {
+	case pollRaw:
+		d := &batch[0]
+		a.out.setHeaders("", a.wish.coding)
+		wire.SetHeaders(a.out.w.Header(), d.Message, a.enc.extra(d))
+		if a.out.coder == nil {
+			return a.whole(d.Value)
+		}
+		c.buf = append(c.buf, d.Value...)
+		return a.finish(c, true)
+	case pollLines:
+		a.out.setHeaders(typeJSONLines, a.wish.coding)
+		return a.many(c, batch, func(dst []byte, d *group.Delivery) []byte { return append(a.enc.object(dst, d), '\n') })
+	case pollFrames:
+		a.out.setHeaders(typeBytes, a.wish.coding)
+		return a.many(c, batch, func(dst []byte, d *group.Delivery) []byte { return wire.AppendFrame(dst, d.Message) })
+	}
+	return fmt.Errorf("form %d: %w", a.wish.form, errs.Internal)
+}
+
+// many writes an answer of several messages: with its length where it fits one chunk, else chunk by chunk.
+func (a *answer) many(c *chunk, batch []group.Delivery, form func([]byte, *group.Delivery) []byte) error {
+	first := true
+	for i := range batch {
+		c.buf = form(c.buf, &batch[i])
+		if len(c.buf) < chunkBytes || i == len(batch)-1 {
+			continue
+		}
+		if err := a.out.send(c); err != nil {
+			return err
+		}
+		c.buf, first = c.buf[:0], false
+	}
+	return a.finish(c, first)
+}
+
+// finish writes the last of the answer.
+func (a *answer) finish(c *chunk, first bool) error {
+	if !first {
+		if err := a.out.send(c); err != nil {
+			return err
+		}
+		return a.out.end(c)
+	}
+	if a.out.coder == nil {
+		return a.whole(c.buf)
+	}
+	var err error
+	if c.coded, err = a.out.coder.add(c.coded[:0], c.buf); err != nil {
+		return err
+	}
+	if c.coded, err = a.out.coder.end(c.coded); err != nil {
+		return err
+	}
+	return a.whole(c.coded)
+}
+
+func (a *answer) whole(body []byte) error {
+	a.out.w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
+	return a.out.write(body)
+}

@@ -1,0 +1,245 @@
+package sub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kateway/kateway/group"
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/store"
+)
+
+const (
+	heartbeat    = 15 * time.Second
+	retryAdvice  = "retry: 1000\n\n" // milliseconds until an EventSource comes back
+	autoPrefetch = 512               // what an auto stream takes at once: small messages fill a chunk with it
+)
+
+// stream is GET /v1/stream/:app/:topic/:ver.
+func (h *Handler) stream(w http.ResponseWriter, r *http.Request) error {
+	p, err := named(r)
+	if err != nil {
+		return err
+	}
+	wish, err := parseStream(r, p)
+	if err != nil {
+		return err
+	}
+	ctx := r.Context()
+	key, err := h.key(ctx, wish.place)
+	if err != nil {
+		return err
+	}
+	most := autoPrefetch
+	if wish.explicit {
+		most = wish.prefetch
+	}
+	// Who leaves gives back what it holds. Not so a client that acks by itself and set a limit: the stream's own end, right
+	// after the last message, would take that message away before it could be acked. To it the stream is a long poll.
+	stays := wish.explicit && wish.limit > 0
+	session, err := h.open(ctx, wish.place, wish.ask(key, most, stays))
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	open := h.metrics.streams[wish.form]
+	open.Inc()
+	defer open.Dec()
+	s := &stream{
+		h: h, session: session, form: wish.form, explicit: wish.explicit, most: most, left: wish.limit, endless: wish.limit == 0,
+		out: h.newOut(w, wish.coding), enc: h.encoder(&wish.wish, key), cursor: newCursor(key.Topic),
+		count: h.metrics.messages.of(wish.topic),
+	}
+	s.out.setHeaders(wish.form.contentType(), wish.coding)
+	w.Header()["X-Accel-Buffering"] = []string{"no"}
+	err = s.run(ctx)
+	h.forget(wish.topic, err)
+	return s.end(ctx, err)
+}
+
+// stream is one client from connect to disconnect: a loop that waits for messages, writes all that is at hand in few
+// chunks, and then settles them. While it waits it holds no buffer and no encoder.
+type stream struct {
+	h        *Handler
+	session  group.Session
+	form     streamForm
+	explicit bool
+	most     int   // messages at once
+	left     int64 // messages until the limit
+	endless  bool
+	out      out
+	enc      encoder
+	cursor   cursor
+	count    prometheus.Counter
+
+	wrote    time.Time       // when silence began
+	tick     context.Context //nolint:containedctx // the request's with the deadline of a heartbeat; it lasts over many Nexts
+	stopTick context.CancelFunc
+}
+
+func (s *stream) run(ctx context.Context) error {
+	defer s.dropTick()
+	if err := s.hello(); err != nil {
+		return err
+	}
+	for s.endless || s.left > 0 {
+		b, err := s.next(ctx)
+		if err == nil {
+			err = s.deliver(ctx, b)
+		} else if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+			err = s.beat()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hello sends the headers, so that the client sees that it is connected.
+func (s *stream) hello() error {
+	c := s.h.getChunk()
+	defer s.h.putChunk(c)
+	s.wrote = time.Now()
+	if s.form == streamEvents {
+		c.buf = append(c.buf, retryAdvice...)
+		return s.out.beat(c)
+	}
+	return s.out.write(nil)
+}
+
+// next waits for messages until a heartbeat may be due. The context with its timer is made once per heartbeat and not
+// once per message: when it ends and there were writes meanwhile, the heartbeat is not due yet.
+func (s *stream) next(ctx context.Context) (group.Batch, error) {
+	if s.tick == nil {
+		s.tick, s.stopTick = context.WithDeadline(ctx, s.wrote.Add(heartbeat))
+	}
+	most := s.most
+	if !s.endless {
+		most = int(min(int64(most), s.left))
+	}
+	b, err := s.session.Next(s.tick, most)
+	if s.tick.Err() != nil {
+		s.dropTick()
+	}
+	return b, err
+}
+
+func (s *stream) dropTick() {
+	if s.tick != nil {
+		s.stopTick()
+		s.tick, s.stopTick = nil, nil
+	}
+}
+
+// beat breaks a silence, so that proxies keep the connection and we learn of a client that has vanished. A text stream
+// has nothing that is no message; its deadline is renewed all the same.
+func (s *stream) beat() error {
+	if time.Since(s.wrote) < heartbeat {
+		return nil
+	}
+	c := s.h.getChunk()
+	defer s.h.putChunk(c)
+	s.wrote = time.Now()
+	switch s.form {
+	case streamLines:
+		c.buf = append(c.buf, '\n')
+	case streamEvents:
+		c.buf = append(c.buf, ":\n\n"...)
+	case streamText:
+	}
+	return s.out.beat(c)
+}
+
+// deliver writes the gaps and messages, as few chunks as they fit into, and settles after each what is in it.
+func (s *stream) deliver(ctx context.Context, b group.Batch) error {
+	c := s.h.getChunk()
+	defer s.h.putChunk(c)
+	if len(b.Gaps) > 0 {
+		c.buf = s.appendGaps(c.buf, b.Gaps)
+	}
+	for i := range b.Deliveries {
+		d := &b.Deliveries[i]
+		c.buf = s.append(c.buf, d)
+		c.verbs = append(c.verbs, group.Verb{Ref: d.Ref, Op: group.Ack})
+		if len(c.buf) >= chunkBytes {
+			if err := s.flush(ctx, c); err != nil {
+				return err
+			}
+		}
+	}
+	if len(c.buf) > 0 {
+		return s.flush(ctx, c)
+	}
+	return nil
+}
+
+// flush writes the chunk and then, where the client does not do it, acks its messages. For a client that has gone nothing
+// is written: closing the session makes its messages due.
+func (s *stream) flush(ctx context.Context, c *chunk) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.out.send(c); err != nil {
+		return fmt.Errorf("%d messages could not be written and are due again: %w", len(c.verbs), err)
+	}
+	s.wrote = time.Now()
+	if !s.explicit && len(c.verbs) > 0 {
+		s.session.Settle(c.verbs...) // one that is fenced took longer to write than its lease: it comes again
+	}
+	s.left -= int64(len(c.verbs))
+	s.count.Add(float64(len(c.verbs)))
+	c.buf, c.verbs = c.buf[:0], c.verbs[:0]
+	return nil
+}
+
+// end ends the answer: in good order when the limit is reached, the gateway stops or the topic is gone, by cutting the
+// connection where the client would else take a failure for the end.
+func (s *stream) end(ctx context.Context, err error) error {
+	c := s.h.getChunk()
+	defer s.h.putChunk(c)
+	switch {
+	case err == nil, errors.Is(err, errs.Draining), errors.Is(err, errs.UnknownTopic):
+		return s.out.end(c)
+	case ctx.Err() != nil:
+		err = nil // it has gone, and nobody is to be told
+	}
+	if s.out.coder != nil {
+		_, _ = s.out.coder.end(nil) // gives the encoder back
+	}
+	return err
+}
+
+// append appends one message in the stream's form.
+func (s *stream) append(dst []byte, d *group.Delivery) []byte {
+	switch s.form {
+	case streamText:
+		dst = append(dst, d.Value...)
+	case streamEvents:
+		s.cursor.pass(d.Partition, d.Offset)
+		dst = append(dst, "event: message\nid: "...)
+		dst = s.cursor.append(dst)
+		dst = append(dst, "\ndata: "...)
+		dst = append(s.enc.object(dst, d), '\n')
+	case streamLines:
+		dst = s.enc.object(dst, d)
+	}
+	return append(dst, '\n')
+}
+
+func (s *stream) appendGaps(dst []byte, gaps []store.Gap) []byte {
+	switch s.form {
+	case streamLines:
+		return append(appendGaps(dst, gaps), '\n')
+	case streamEvents:
+		dst = append(dst, "event: gap\ndata: "...)
+		return append(appendGaps(dst, gaps), "\n\n"...)
+	case streamText:
+	}
+	return dst
+}

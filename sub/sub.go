@@ -1,0 +1,112 @@
+// Package sub serves subscribers over HTTP: polls, streams, settling and offsets of docs/api.md, "Subscribe". What a group
+// is, who holds which message and until when is package group's; this package is the client's side of it: parameters,
+// forms, encodings, and the promise that a message is acked only after its last byte was written.
+//
+// One request is one goroutine, the request's own. See stream.go for the loop.
+package sub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kateway/kateway/group"
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/meta"
+)
+
+const (
+	openTimeout   = 30 * time.Second // for a group to be joined
+	settleTimeout = 10 * time.Second // for verbs to find their partitions
+)
+
+// Topics says what a topic is called in the store.
+type Topics interface {
+	// Use answers the topic's name in the store; kinds UnknownTopic, Denied and those of the store.
+	Use(ctx context.Context, t meta.Topic) (string, error)
+	// Forget drops what is known of a topic that turned out to be gone.
+	Forget(t meta.Topic)
+}
+
+// Config is what a Handler is made of. All fields are needed.
+type Config struct {
+	Groups  group.Opener
+	Topics  Topics
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// Handler serves subscribers. It keeps nothing between requests: streams and waiting polls end when the hub drains.
+type Handler struct {
+	groups  group.Opener
+	topics  Topics
+	log     *slog.Logger
+	metrics *metrics
+	chunks  sync.Pool // *chunk: what a request needs only while it writes
+	zstd    sync.Pool // *zstdEncoder, between frames
+}
+
+// New makes a Handler and registers its metrics.
+func New(c Config) *Handler {
+	return &Handler{
+		groups: c.Groups, topics: c.Topics, log: c.Log, metrics: newMetrics(c.Metrics),
+	}
+}
+
+// Routes is the route table of subscribing.
+func (h *Handler) Routes() []httpx.Route {
+	return []httpx.Route{
+		{Method: http.MethodGet, Path: "/v1/msgs/:app/:topic/:ver", Handler: h.poll},
+		{Method: http.MethodPut, Path: "/v1/msgs/:app/:topic/:ver", Handler: h.settle},
+		{Method: http.MethodGet, Path: "/v1/stream/:app/:topic/:ver", Handler: h.stream},
+		{Method: http.MethodPut, Path: "/v1/offsets/:app/:topic/:ver/:group", Handler: h.offsets},
+	}
+}
+
+// key finds the group's name in the store.
+func (h *Handler) key(ctx context.Context, p place) (group.Key, error) {
+	name, err := h.topics.Use(ctx, p.topic)
+	if err != nil {
+		return group.Key{}, err
+	}
+	return group.Key{Topic: name, Group: meta.GroupInStore(p.app, p.group, p.topic)}, nil
+}
+
+// open makes the request a client of the group.
+func (h *Handler) open(ctx context.Context, p place, ask group.Ask) (group.Session, error) {
+	opening, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	s, err := h.groups.Open(opening, ask)
+	if err == nil {
+		return s, nil
+	}
+	h.forget(p.topic, err)
+	if opening.Err() != nil && errs.Of(err) == errs.Uncertain {
+		err = fmt.Errorf("not joined in %v (%v): %w", openTimeout, err, errs.Unavailable) // there is no outcome that could be unknown
+	}
+	return nil, fmt.Errorf("group %s on %s: %w", p.group, p.topic, err)
+}
+
+// verbs settles deliveries, whoever has them. It goes on when the client hangs up: what it says it has done, it has done.
+func (h *Handler) verbs(ctx context.Context, key group.Key, verbs []group.Verb) []error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	return h.groups.Settle(ctx, key, verbs...)
+}
+
+// forget drops a topic of which one of the errors says that it is gone.
+func (h *Handler) forget(t meta.Topic, outcome ...error) {
+	for _, err := range outcome {
+		if errors.Is(err, errs.UnknownTopic) {
+			h.topics.Forget(t)
+			return
+		}
+	}
+}
