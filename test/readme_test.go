@@ -1,0 +1,194 @@
+package test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kateway/kateway/internal/testkit"
+)
+
+// step is one block of commands of the README and what it is said to print.
+type step struct {
+	line     int    // of the README
+	commands string // word for word
+	prints   string // "": nothing is said
+	stream   string // what the stream of the first terminal is said to print then
+}
+
+// TestReadmeLinesWork runs what stands under "Try it", word for word, against both stores. A block of text is the output of
+// the commands before it; a second block of text is what the stream in the first terminal prints. "..." stands for anything.
+func TestReadmeLinesWork(t *testing.T) {
+	for _, program := range []string{"bash", "curl"} {
+		if _, err := exec.LookPath(program); err != nil {
+			testkit.Missing(t, program, err)
+		}
+	}
+	steps := readme(t)
+	t.Run("embedded", func(t *testing.T) { runReadme(t, steps, "--data", t.TempDir()) })
+	t.Run("kafka", func(t *testing.T) {
+		kafka := testkit.Kafka(t) // of its own: the README's topic must be empty
+		// The README shows one partition, as the embedded store has them.
+		if _, err := kafka.Tool(t.Context(), "org.apache.kafka.tools.TopicCommand", "--create", "--topic", "default.greetings.v1", "--partitions", "1"); err != nil {
+			t.Fatal(err)
+		}
+		runReadme(t, steps, "--data", t.TempDir(), "--kafka", kafka.Addrs()[0])
+	})
+}
+
+func runReadme(t *testing.T, steps []step, flags ...string) {
+	g := launch(t, flags...)
+	sh := newTerminal(t, g)
+	var first *bufio.Reader // what the stream prints
+	for i, s := range steps {
+		if i == 0 {
+			first = bufio.NewReader(sh.background(s.commands))
+			continue
+		}
+		if out := sh.run(s.commands); s.prints != "" && !matches(s.prints, out) {
+			t.Errorf("README.md:%d: %s\nprints\n%swant\n%s", s.line, s.commands, out, s.prints)
+		}
+		if s.stream == "" {
+			continue
+		}
+		line, err := first.ReadString('\n')
+		if err != nil || !matches(s.stream, line) {
+			t.Errorf("README.md:%d: the stream prints\n%s(%v) want\n%s", s.line, line, err, s.stream)
+		}
+	}
+}
+
+// readme reads the steps under "Try it".
+func readme(t *testing.T) []step {
+	t.Helper()
+	b, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, found := strings.Cut(string(b), "\n## Try it\n")
+	if !found {
+		t.Fatal(`README.md has no "Try it"`)
+	}
+	begins := strings.Count(string(b), "\n") - strings.Count(text, "\n")
+	text, _, _ = strings.Cut(text, "\n## ")
+	var steps []step
+	for _, m := range regexp.MustCompile("(?ms)^```(sh|text)\n(.*?)^```$").FindAllStringSubmatchIndex(text, -1) {
+		kind, body := text[m[2]:m[3]], text[m[4]:m[5]]
+		last := len(steps) - 1
+		switch {
+		case kind == "sh":
+			steps = append(steps, step{line: begins + 1 + strings.Count(text[:m[4]], "\n"), commands: body})
+		case last < 0:
+			t.Fatal("README.md: output before the first command")
+		case steps[last].prints == "":
+			steps[last].prints = body
+		default:
+			steps[last].stream = body
+		}
+	}
+	if len(steps) < 5 {
+		t.Fatalf("README.md: only %d blocks of commands", len(steps))
+	}
+	return steps
+}
+
+// matches compares line by line; "..." stands for anything, blank lines at the end for nothing.
+func matches(want, got string) bool {
+	pattern := regexp.QuoteMeta(strings.TrimRight(want, "\n"))
+	pattern = strings.ReplaceAll(pattern, regexp.QuoteMeta("..."), ".*")
+	return regexp.MustCompile("^" + pattern + "$").MatchString(strings.TrimRight(got, "\n"))
+}
+
+// terminal is a bash that keeps its variables from block to block. In it the addresses of the documentation lead to the
+// gateway's real ones: curl's own configuration does that, the lines stay as they are.
+type terminal struct {
+	t     *testing.T
+	env   []string
+	stdin io.Writer
+	out   *bufio.Reader
+}
+
+func newTerminal(t *testing.T, g *gateway) *terminal {
+	t.Helper()
+	home := t.TempDir()
+	var rc strings.Builder
+	for documented, real := range map[string]string{"9191": g.pub, "9193": g.man} {
+		u, err := url.Parse(real)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&rc, "connect-to = \"127.0.0.1:%s:%s\"\n", documented, u.Host)
+	}
+	if err := os.WriteFile(filepath.Join(home, ".curlrc"), []byte(rc.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	term := &terminal{t: t, env: append(os.Environ(), "CURL_HOME="+home, "HOME="+home)}
+	term.stdin, term.out = term.bash(context.Background(), "bash")
+	return term
+}
+
+// bash starts a shell that ends with the test, with all that it started.
+func (s *terminal) bash(ctx context.Context, args ...string) (io.Writer, *bufio.Reader) {
+	s.t.Helper()
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Env = s.env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		_ = cmd.Wait() // killed
+	})
+	return stdin, bufio.NewReader(stdout)
+}
+
+// background runs commands in a terminal of their own, which stays open.
+func (s *terminal) background(commands string) io.Reader {
+	s.t.Helper()
+	stdin, out := s.bash(context.Background(), "bash")
+	if _, err := io.WriteString(stdin, commands); err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
+// run runs commands and answers what they print.
+func (s *terminal) run(commands string) string {
+	s.t.Helper()
+	const end = "--- end of block ---"
+	if _, err := fmt.Fprintf(s.stdin, "%s\necho; echo '%s'\n", commands, end); err != nil {
+		s.t.Fatal(err)
+	}
+	slow := time.AfterFunc(2*patience, func() { s.t.Errorf("still running after %v:\n%s", 2*patience, commands) })
+	defer slow.Stop()
+	var b strings.Builder
+	for {
+		line, err := s.out.ReadString('\n')
+		if err != nil {
+			s.t.Fatalf("%s\nafter %q: %v", commands, b.String(), err)
+		}
+		if strings.TrimSpace(line) == end {
+			return b.String()
+		}
+		b.WriteString(line)
+	}
+}
