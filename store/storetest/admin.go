@@ -43,14 +43,18 @@ func topicsLifeCycle(e *env) {
 	e.must(e.s.CreateTopic(e.ctx(), want))
 	same := func(what string) {
 		e.Helper()
-		got, there := e.described(want.Name)
-		if got.Replicas < 1 {
-			e.Errorf("%s: %d replicas", what, got.Replicas)
-		}
-		got.Replicas = want.Replicas // the store's default
-		if !there || got != want {
-			e.Errorf("%s: %+v (there: %t), want %+v", what, got, there, want)
-		}
+		var got store.Topic
+		defer func() {
+			if e.Failed() {
+				e.Logf("Topics describe it as %+v, want %+v", got, want)
+			}
+		}()
+		e.eventually(what, func() bool { // each broker of a cluster learns it in its own time
+			got, _ = e.described(want.Name)
+			replicas := got.Replicas
+			got.Replicas = want.Replicas // the store's default
+			return replicas >= 1 && got == want
+		})
 	}
 	same("created")
 	if err := e.s.CreateTopic(e.ctx(), want); !errors.Is(err, store.ErrExists) {
@@ -68,21 +72,22 @@ func topicsLifeCycle(e *env) {
 	e.publish(want.Name, text(4, "in the new one"))
 
 	e.must(e.s.DeleteTopic(e.ctx(), want.Name))
-	if _, there := e.described(want.Name); there {
-		e.Error("the topic is there after its deletion")
-	}
+	e.eventually("the topic is listed no more", func() bool { _, there := e.described(want.Name); return !there })
 	e.kind("delete again", e.s.DeleteTopic(e.ctx(), want.Name), errs.UnknownTopic)
 
 	e.must(e.s.CreateTopic(e.ctx(), store.Topic{Name: want.Name + "-default"}))
-	if got, _ := e.described(want.Name + "-default"); got.Partitions < 1 {
-		e.Errorf("a topic with the store's defaults is %+v", got)
-	}
+	e.eventually("a topic with the store's defaults has partitions", func() bool {
+		got, _ := e.described(want.Name + "-default")
+		return got.Partitions >= 1
+	})
 }
 
 func topicsAreSorted(e *env) {
+	var last string
 	for range 5 {
-		e.topic(1)
+		last = e.topic(1)
 	}
+	e.eventually("the last one is listed", func() bool { _, there := e.described(last); return there })
 	list, err := e.s.Topics(e.ctx())
 	e.must(err)
 	if !slices.IsSortedFunc(list, func(a, b store.Topic) int { return strings.Compare(a.Name, b.Name) }) {
@@ -236,6 +241,9 @@ func browseEnds(e *env) {
 		if got := e.browse(topic, 0, from); len(got) > 0 {
 			e.Errorf("%d messages from offset %d on, the end is 25", len(got), from)
 		}
+	}
+	if got := e.browse(topic, 0, -5); len(got) != 25 {
+		e.Errorf("%d messages from below the oldest on, want 25", len(got))
 	}
 	if got := e.browse(topic, 1, 0); len(got) > 0 {
 		e.Errorf("%d messages in an empty partition", len(got))

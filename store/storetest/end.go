@@ -3,6 +3,8 @@ package storetest
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync/atomic"
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
@@ -12,6 +14,7 @@ func endTests() []test {
 	return []test{
 		{name: "CloseEndsPoll", run: closeEndsPoll},
 		{name: "StoreCloseEndsAll", run: storeCloseEndsAll},
+		{name: "StoreCloseEndsPublishes", run: storeCloseEndsPublishes, needs: Reopen},
 		{name: "DeleteEndsPoll", run: deleteEndsPoll},
 		{name: "DeleteAndCreateAnew", run: deleteAndCreateAnew},
 	}
@@ -22,14 +25,14 @@ func (m *member) waiting() <-chan error {
 	m.e.Helper()
 	m.e.drive("all partitions", m.holds(3), m)
 	ctx, end := m.e.ctx(), make(chan error, 1)
-	go func() {
+	m.e.background(func() {
 		for {
 			if _, err := m.f.Poll(ctx, 1, nil); err != nil && (ctx.Err() != nil || terminal(err)) {
 				end <- err
 				return
 			}
 		}
-	}()
+	})
 	return end
 }
 
@@ -82,6 +85,45 @@ func storeCloseEndsAll(e *env) {
 	if err := m.f.Close(e.ctx()); err != nil && !errors.Is(err, store.ErrClosed) {
 		e.Errorf("closing the feed afterwards: %v", err)
 	}
+}
+
+// storeCloseEndsPublishes: those in flight get an outcome that is true.
+func storeCloseEndsPublishes(e *env) {
+	topic := e.topic(3)
+	t := &tally{stored: map[[2]int64]string{}, maybe: map[string]bool{}}
+	e.settle(topic, t, 3)
+	var published atomic.Int32
+	enough := make(chan struct{})
+	var waits []func()
+	for g := range 6 {
+		waits = append(waits, e.background(func() {
+			for i := 0; ; i++ {
+				m := text(int32(g%3), fmt.Sprintf("%d-%05d", g, i))
+				err := e.s.Publish(e.ctx(), topic, store.AckAll, m)
+				t.note(m, fmt.Sprintf("%d-%05d", g, i), err)
+				switch kind := errs.Of(err); {
+				case errors.Is(err, store.ErrClosed):
+					return
+				case err != nil && kind != errs.Uncertain && kind != errs.Unavailable:
+					e.Errorf("publish while the store closes: %v", err)
+					return
+				case published.Add(1) == 60:
+					close(enough)
+				}
+			}
+		}))
+	}
+	select {
+	case <-enough:
+	case <-e.ctx().Done():
+		e.Error("60 publishes take too long")
+	}
+	e.must(e.s.Close(e.ctx()))
+	for _, wait := range waits {
+		wait()
+	}
+	e.reopen()
+	e.verify(topic, t)
 }
 
 func deleteEndsPoll(e *env) {

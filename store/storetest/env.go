@@ -79,6 +79,19 @@ func (e *env) eventually(what string, is func() bool) {
 	}
 }
 
+// background runs f beside the test. The test waits for it also when it fails, before the store is closed; its contexts
+// have ended by then.
+func (e *env) background(f func()) (wait func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	wait = func() { <-done }
+	e.Cleanup(wait)
+	return wait
+}
+
 func (e *env) must(err error) {
 	e.Helper()
 	if err != nil {

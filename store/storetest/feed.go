@@ -6,7 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kateway/kateway/internal/errs"
@@ -38,17 +38,15 @@ func pollWaits(e *env) {
 	topic := e.topic(3)
 	m := e.join(e.s, topic, name("group"), store.Start{})
 	e.drive("all partitions", m.holds(3), m)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	wait := e.background(func() {
 		if err := e.s.Publish(e.ctx(), topic, store.AckAll, text(1, "wake")); err != nil {
 			e.Errorf("publish: %v", err)
 		}
-	}()
+	})
 	for ctx := e.ctx(); len(m.values) == 0 && ctx.Err() == nil; {
 		m.poll(ctx)
 	}
-	<-done
+	wait()
 	e.each([]string{"wake"}, m)
 }
 
@@ -104,24 +102,20 @@ func pollCancelLosesNothing(e *env) {
 	topic := e.topic(3)
 	m := e.join(e.s, topic, name("group"), store.Start{})
 	var values []string
-	var mu sync.Mutex
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for i := range 300 {
-			v := fmt.Sprintf("%04d", i)
+	for i := range 300 {
+		values = append(values, fmt.Sprintf("%04d", i))
+	}
+	var over atomic.Bool
+	e.background(func() {
+		defer over.Store(true)
+		for i, v := range values {
 			if err := e.s.Publish(e.ctx(), topic, store.AckAll, text(int32(i%3), v)); err != nil {
 				e.Errorf("publish: %v", err)
 				return
 			}
-			mu.Lock()
-			values = append(values, v)
-			mu.Unlock()
 		}
-	}()
-	published := func() int { mu.Lock(); defer mu.Unlock(); return len(values) }
-	deadline := time.Now().Add(e.cfg.Patience)
-	for i := 0; time.Now().Before(deadline) && published() < 300; i++ {
+	})
+	for i := 0; !over.Load(); i++ {
 		m.max = 1 + i%5
 		ctx, cancel := context.WithTimeout(e.Context(), time.Duration(rand.IntN(800))*time.Microsecond)
 		if i%4 == 0 {
@@ -130,7 +124,6 @@ func pollCancelLosesNothing(e *env) {
 		m.poll(ctx)
 		cancel()
 	}
-	<-done
 	m.max = 100
 	m.read(len(values))
 	e.each(values, m)
@@ -141,14 +134,13 @@ func pollMany(e *env) {
 	topic, group := e.topic(4), name("group")
 	m := e.join(e.s, topic, group, store.Start{})
 	const publishers, calls, batch = 4, 10, 125
-	var wg sync.WaitGroup
 	var want []string
 	for g := range publishers {
 		for i := range calls * batch {
 			want = append(want, fmt.Sprintf("%d-%05d", g, i))
 		}
 		own := want[len(want)-calls*batch:]
-		wg.Go(func() {
+		e.background(func() {
 			for chunk := range slices.Chunk(own, batch) {
 				var msgs []*store.Message
 				for _, v := range chunk {
@@ -160,7 +152,6 @@ func pollMany(e *env) {
 			}
 		})
 	}
-	defer wg.Wait()
 	e.drive("all messages", func() bool {
 		m.commit()
 		return len(m.values) >= len(want)

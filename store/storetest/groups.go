@@ -16,6 +16,7 @@ func groupTests() []test {
 		{name: "MembersMoveCleanly", run: membersMoveCleanly},
 		{name: "MembersMoveWithoutCommit", run: membersMoveWithoutCommit},
 		{name: "MembersFenced", run: membersFenced},
+		{name: "MembersDoNotWaitForEver", run: membersDoNotWaitForEver},
 		{name: "MembersCrash", run: membersCrash, needs: Crash},
 	}
 }
@@ -151,6 +152,27 @@ func membersFenced(e *env) {
 	}
 	b.close()
 	e.committed(topic, group, 7, 7, 7)
+}
+
+// membersDoNotWaitForEver: one that was told of a loss and does not poll again keeps the partition for 5 s, not longer.
+func membersDoNotWaitForEver(e *env) {
+	topic, group := e.topic(3), name("group")
+	e.fill(topic, 10, 0, 1, 2)
+	a := e.join(e.s, topic, group, store.Start{})
+	a.read(30)
+	b := e.join(e.other(topic), topic, group, store.Start{})
+	e.drive("a loses a partition", func() bool { return len(a.lost) > 0 }, a, b)
+	lost := a.lost
+	e.drive("b holds what a has lost", func() bool {
+		return slices.ContainsFunc(lost, func(p int32) bool { _, held := b.next[p]; return held })
+	}, b)
+	for p := range b.next {
+		if slices.Contains(lost, p) {
+			e.kind(fmt.Sprintf("a commits partition %d, which b holds", p), a.f.Commit(store.Position{Partition: p, Next: 9}), errs.Fenced)
+		}
+	}
+	e.drive("a and b share the partitions", shared(3, a, b), a, b)
+	e.committed(topic, group, 0, 0, 0)
 }
 
 // membersCrash: who takes over goes on from what was written, and nothing is lost.

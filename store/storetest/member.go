@@ -25,7 +25,7 @@ type member struct {
 	gained map[int32]store.Position // as told when last gained
 	values []string                 // of all messages, in order
 	gaps   []store.Gap
-	lost   []int32 // by the last Poll; still to be committed
+	lost   []int32 // by the last Poll: they may still be committed
 
 	max    int     // per Poll
 	paused []int32 // next Poll
@@ -52,6 +52,7 @@ func (m *member) poll(ctx context.Context) {
 	if m.e.Failed() {
 		m.e.FailNow()
 	}
+	m.lost = nil
 	b, err := m.f.Poll(ctx, m.max, m.paused)
 	if err != nil {
 		if len(b.Lost)+len(b.Gained)+len(b.Refused)+len(b.Gaps)+len(b.Messages) > 0 {

@@ -118,6 +118,9 @@ func publishWithoutKey(e *env) {
 		e.publish(topic, m)
 		at[[2]int64{int64(m.Partition), m.Offset}] = string(m.Value)
 	}
+	empty := &store.Message{Partition: store.AnyPartition, Key: []byte{}, Value: []byte("empty key")}
+	e.publish(topic, empty)
+	at[[2]int64{int64(empty.Partition), empty.Offset}] = "empty key"
 	e.stored(topic, at)
 }
 
@@ -330,6 +333,9 @@ func publishCancelHarmsNoOther(e *env) {
 				ctx, cancel := e.ctx(), context.CancelFunc(func() {})
 				if hasty := g%2 == 1; hasty {
 					ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.IntN(1500))*time.Microsecond)
+					if i%4 == 0 {
+						cancel()
+					}
 				}
 				m := text(int32(i%3), fmt.Sprintf("%d-%03d", g, i))
 				err := e.s.Publish(ctx, topic, store.AckAll, m)

@@ -44,7 +44,7 @@ type Config struct {
 	// group's second member then has a handle of its own.
 	Shared bool
 
-	// Reopen closes s and opens its data again.
+	// Reopen closes s, if that has not been done, and opens its data again.
 	Reopen func(t *testing.T, s store.Store) store.Store
 
 	// Cut breaks the connection: until heal is called no publish of s is answered, whether or not it is stored. It is
