@@ -2,6 +2,7 @@ package mem
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
@@ -95,7 +96,7 @@ func (s *Store) Trim(topic string, p int32, before int64) error {
 		return err
 	}
 	before = min(before, l.end())
-	l.messages = l.from(before, len(l.messages))
+	l.messages = slices.Clone(l.from(before, len(l.messages)))
 	l.start = max(l.start, before)
 	s.wake()
 	return nil

@@ -41,6 +41,7 @@ var caught = map[string]string{
 	"keeps no commit":                           "CommitSurvivesClose",
 	"forgets commits over a restart":            "CommitSurvivesReopen",
 	"cuts what is beside the position":          "CommitSizes",
+	"waits for the log to grow":                 "CommitBehindTheEnd",
 	"keeps no final commit":                     "MembersMoveCleanly",
 	"gains before the other let go":             "MembersMoveCleanly",
 	"does not fence":                            "MembersFenced",
@@ -59,16 +60,44 @@ func TestPlantedBugsTurnTheirTestRed(t *testing.T) {
 	for bug, test := range caught {
 		t.Run(strings.ReplaceAll(bug, " ", "_"), func(t *testing.T) {
 			t.Parallel()
-			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestWithPlantedBug$/^"+test+"$", "-test.v")
-			cmd.Env = append(os.Environ(), plant+"="+bug)
-			out, err := cmd.CombinedOutput()
-			if _, failed := errors.AsType[*exec.ExitError](err); !failed || !strings.Contains(string(out), "--- FAIL: TestWithPlantedBug/"+test+" ") {
-				t.Errorf("%s did not fail: %v\n%s", test, err, out)
-			}
-			if strings.Contains(string(out), "panic:") {
+			out := red(t, bug, "TestWithPlantedBug/"+test)
+			if strings.Contains(out, "panic:") {
 				t.Errorf("%s did not fail by its own word:\n%s", test, out)
 			}
 		})
+	}
+}
+
+// red runs a test with a bug in a process of its own, fails t unless the test fails there, and answers what it printed.
+func red(t *testing.T, bug, test string) string {
+	t.Helper()
+	pattern := "^" + strings.ReplaceAll(test, "/", "$/^") + "$"
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run="+pattern, "-test.v")
+	cmd.Env = append(os.Environ(), plant+"="+bug)
+	out, err := cmd.CombinedOutput()
+	if _, failed := errors.AsType[*exec.ExitError](err); !failed || !strings.Contains(string(out), "--- FAIL: "+test+" ") {
+		t.Errorf("%s did not fail: %v\n%s", test, err, out)
+	}
+	return string(out)
+}
+
+// TestPowersAreDeclared: a hook that is forgotten is not a test that is skipped.
+func TestPowersAreDeclared(t *testing.T) {
+	if os.Getenv(plant) == "no hooks" {
+		storetest.Run(t, storetest.Config{
+			New:    func(*testing.T) store.Store { return mem.New() },
+			Absent: map[storetest.Power]string{storetest.Cut: "for a reason", "Fly": "for a reason"},
+		})
+		return
+	}
+	out := red(t, "no hooks", "TestPowersAreDeclared")
+	for _, power := range []string{"Reopen", "Crash", "Trim", "TooLarge", "Fly"} {
+		if !strings.Contains(out, power) {
+			t.Errorf("nothing is said of %s:\n%s", power, out)
+		}
+	}
+	if strings.Contains(out, "Cut") || strings.Contains(out, "Once") {
+		t.Errorf("Cut and Once are declared:\n%s", out)
 	}
 }
 
@@ -246,8 +275,9 @@ func (f *lazyFeed) Poll(ctx context.Context, limit int, paused []int32) (store.B
 // plantedFeed is a feed with the store's bug.
 type plantedFeed struct {
 	store.Feed
-	s    *planted
-	lost []int32
+	s     *planted
+	lost  []int32
+	stuck bool
 }
 
 func (f *plantedFeed) Poll(ctx context.Context, limit int, paused []int32) (store.Batch, error) {
@@ -270,6 +300,10 @@ func (f *plantedFeed) Poll(ctx context.Context, limit int, paused []int32) (stor
 		}
 	case "is silent about a gap":
 		b.Gaps = nil
+	case "waits for the log to grow":
+		f.stuck = f.stuck || slices.ContainsFunc(b.Gaps, func(g store.Gap) bool { return g.To < g.From })
+		b.Gaps = nil
+		b.Messages = slices.DeleteFunc(b.Messages, func(m *store.Message) bool { return f.stuck && m.Partition == 1 })
 	case "gains before the other let go":
 		if len(b.Lost) > 0 { // the partitions are free before this Poll has returned
 			more, _ := f.Feed.Poll(cancelled(ctx), limit, paused)
