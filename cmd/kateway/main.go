@@ -1,0 +1,83 @@
+// Command kateway is an HTTP gateway for Kafka: publish with a POST, subscribe with a GET.
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/kateway/kateway/gateway"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) }
+
+// What the process ends with.
+const (
+	exitOK     = 0
+	exitFailed = 1 // it could not start or go on, or did not stop in order
+	exitUsage  = 2 // command line or configuration
+)
+
+// commands is the command line. The options of serve are gateway.Config's fields and nothing else.
+type commands struct {
+	Serve struct {
+		File    string         `name:"config" placeholder:"FILE" help:"YAML file with any of these options as keys."`
+		Options gateway.Config `embed:""`
+	} `cmd:"" default:"withargs" help:"Run the gateway (what kateway alone does too)."`
+	Config struct {
+		Check struct {
+			File string `arg:"" help:"The YAML file."`
+		} `cmd:"" help:"Report every fault of a configuration file."`
+	} `cmd:"" help:"Look at a configuration."`
+	Version struct{} `cmd:"" help:"Print the version."`
+}
+
+// run is main without the process around it.
+func run(args, environ []string, stdout, stderr io.Writer) int {
+	in, err := parse(args, environ, stdout, stderr)
+	if err != nil {
+		report(stderr, err)
+		return exitUsage
+	}
+	switch {
+	case in.done: // --help
+		return exitOK
+	case in.command == "version":
+		fmt.Fprintf(stdout, "kateway %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		return exitOK
+	case in.command == "config check <file>":
+		return check(in.file, stdout, stderr)
+	}
+	return serve(in.config, func() (gateway.Config, error) {
+		again, err := parse(args, environ, io.Discard, io.Discard)
+		return again.config, err
+	}, stderr)
+}
+
+// check is kateway config check.
+func check(file string, stdout, stderr io.Writer) int {
+	if _, err := parse([]string{"serve", "--config", file}, nil, stdout, stderr); err != nil {
+		report(stderr, err)
+		return exitUsage
+	}
+	fmt.Fprintf(stdout, "%s: ok\n", file)
+	return exitOK
+}
+
+// report prints an error, one line for each of those that it joins.
+func report(w io.Writer, err error) {
+	for _, e := range flatten(err) {
+		fmt.Fprintln(w, "kateway:", e)
+	}
+}
+
+// version is what the build says of itself: a tag or a pseudo-version.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(devel)"
+	}
+	return info.Main.Version
+}

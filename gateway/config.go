@@ -1,0 +1,261 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+)
+
+// Config is everything that can be set. The tags are the command line's: each field is a flag, a key of the
+// configuration file and an environment variable, with this default and this explanation and no other.
+//
+//nolint:govet // the tags' form is kong's
+type Config struct {
+	Pub string `default:"127.0.0.1:9191" placeholder:"ADDR" help:"Where to publish. 'off' turns the role off, port 0 picks a free one and logs it (default: ${default})."`
+	Sub string `placeholder:"ADDR" help:"Where to subscribe (default: the same as --pub)."`
+	Man string `default:"127.0.0.1:9193" placeholder:"ADDR" help:"Metrics, health, pprof (default: ${default})."`
+
+	Store            string        `placeholder:"KIND" help:"embedded: on the local disk; kafka: the cluster (default: embedded, with --kafka kafka)."`
+	Data             string        `default:"./kateway-data" placeholder:"DIR" help:"Directory of the embedded store and of this gateway's own secret (default: ${default})."`
+	Kafka            []string      `placeholder:"HOST:PORT" help:"Bootstrap brokers, comma separated; implies --store kafka."`
+	KafkaCompression string        `default:"lz4" placeholder:"CODEC" help:"Compression of what is produced to Kafka: none, gzip, snappy, lz4 or zstd (default: ${default})."`
+	Partitions       int32         `default:"1" placeholder:"N" help:"Partitions of a topic made on first use in the embedded store (default: ${default})."`
+	Retention        time.Duration `default:"168h" placeholder:"TIME" help:"How long a topic made on first use in the embedded store keeps its messages (default: ${default})."`
+
+	ID       string   `placeholder:"NAME" help:"This gateway's id, unique in the cluster (default: host name and pub port)."`
+	Hosts    []string `placeholder:"NAME" help:"Host names, besides loopback, under which it may be reached in open mode, comma separated."`
+	Origins  []string `placeholder:"ORIGIN" help:"Web origins whose pages may use it, as https://app.example.com, comma separated."`
+	Insecure bool     `help:"Allow open mode, in which anybody may do anything, on an address that is not loopback."`
+	TLSCert  string   `name:"tls-cert" placeholder:"FILE" help:"Certificate chain in PEM; serves HTTPS. A changed file is taken within seconds."`
+	TLSKey   string   `name:"tls-key" placeholder:"FILE" help:"Its private key in PEM."`
+
+	MaxMessage       Size          `default:"1MiB" placeholder:"SIZE" help:"Largest message (default: ${default})."`
+	MaxKey           Size          `default:"4KiB" placeholder:"SIZE" help:"Largest partition key (default: ${default})."`
+	MaxBatch         Size          `default:"16MiB" placeholder:"SIZE" help:"Largest body of a batch (default: ${default})."`
+	MaxBatchMessages int           `default:"10000" placeholder:"N" help:"Most messages in a batch (default: ${default})."`
+	MaxAsync         Size          `default:"64MiB" placeholder:"SIZE" help:"Most bytes that wait in memory after async=1 (default: ${default})."`
+	PublishTimeout   time.Duration `default:"15s" placeholder:"TIME" help:"A publish without an outcome by then is answered 504 (default: ${default})."`
+
+	MaxHeader         Size          `default:"32KiB" placeholder:"SIZE" help:"Largest request line with all header fields (default: ${default})."`
+	MaxHeaderFields   int           `default:"64" placeholder:"N" help:"Most header fields of a request (default: ${default})."`
+	ReadHeaderTimeout time.Duration `default:"10s" placeholder:"TIME" help:"How long a client may take over request line and header (default: ${default})."`
+	IdleTimeout       time.Duration `default:"2m" placeholder:"TIME" help:"How long a connection may stay without a request (default: ${default})."`
+
+	DrainDelay time.Duration `default:"1s" placeholder:"TIME" help:"At a stop: how long new connections are still taken while /ready says no (default: ${default})."`
+	DrainGrace time.Duration `default:"3s" placeholder:"TIME" help:"At a stop: over which time streams end and idle connections are closed (default: ${default})."`
+	DrainLimit time.Duration `default:"30s" placeholder:"TIME" help:"At a stop: the longest that all of it may take (default: ${default})."`
+
+	LogLevel  string `default:"info" placeholder:"LEVEL" help:"debug, info, warn or error (default: ${default})."`
+	LogFormat string `placeholder:"FORMAT" help:"text or json (default: text on a terminal, else json)."`
+}
+
+// Default is what holds where nothing is set.
+func Default() Config {
+	var c Config
+	if err := kong.ApplyDefaults(&c); err != nil {
+		panic(err) // a tag above is malformed
+	}
+	return c
+}
+
+// StoreKind is the store that is meant: "embedded" or "kafka".
+func (c *Config) StoreKind() string {
+	switch {
+	case c.Store != "":
+		return c.Store
+	case len(c.Kafka) > 0:
+		return "kafka"
+	}
+	return "embedded"
+}
+
+// Fault is one thing that is wrong with one option.
+type Fault struct {
+	Option string // the flag's name without dashes
+	Err    error
+}
+
+func (f *Fault) Error() string { return f.Option + ": " + f.Err.Error() }
+func (f *Fault) Unwrap() error { return f.Err }
+
+// faults collects what is wrong, so that all of it is told at once.
+type faults []error
+
+func (f *faults) add(option, format string, args ...any) {
+	*f = append(*f, &Fault{option, fmt.Errorf(format, args...)})
+}
+
+func (f *faults) unless(ok bool, option, format string, args ...any) {
+	if !ok {
+		f.add(option, format, args...)
+	}
+}
+
+// Validate answers every fault at once, joined, each a *[Fault]; nil where there is none. It looks at nothing outside of c.
+func (c *Config) Validate() error {
+	var f faults
+	c.checkAddresses(&f)
+	c.checkStore(&f)
+	c.checkWeb(&f)
+	c.checkLimits(&f)
+	c.checkTimes(&f)
+	f.unless((c.TLSCert == "") == (c.TLSKey == ""), "tls-cert", "--tls-cert and --tls-key go together; one is missing")
+	f.unless(c.ID == "" || idRule.MatchString(c.ID), "id", "%q must match %s", c.ID, idRule)
+	_, err := ParseLevel(c.LogLevel)
+	f.unless(err == nil, "log-level", "%q is none of debug, info, warn, error", c.LogLevel)
+	f.unless(slices.Contains([]string{"", "text", "json"}, c.LogFormat), "log-format", "%q is neither text nor json", c.LogFormat)
+	return errors.Join(f...)
+}
+
+// The names that Validate knows.
+var (
+	idRule   = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
+	hostRule = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$`)
+	codecs   = []string{"none", "gzip", "snappy", "lz4", "zstd"} // read only
+)
+
+func (c *Config) checkAddresses(f *faults) {
+	on := 0
+	for _, r := range roles {
+		addr := c.address(r)
+		if addr == off {
+			continue
+		}
+		on++
+		if r == Sub && c.Sub == "" {
+			continue // pub's, and told of there
+		}
+		host, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			f.add(string(r), "%q is no address; write host:port, as 127.0.0.1:9191, or off", addr)
+			continue
+		}
+		_, err = strconv.ParseUint(port, 10, 16)
+		f.unless(err == nil, string(r), "%q: the port must be a number from 0 to 65535", addr)
+		f.unless(c.Insecure || isLoopback(host), string(r), "%q is not a loopback address, and without authentication (open mode) anybody who reaches it "+
+			"may publish, read and delete everything; listen on 127.0.0.1, or say --insecure if that is what you want", addr)
+	}
+	f.unless(on > 0, "pub", "every role is off; there is nothing to serve")
+}
+
+func (c *Config) checkStore(f *faults) {
+	switch c.StoreKind() {
+	case "embedded":
+		f.unless(len(c.Kafka) == 0, "store", "embedded, but --kafka names brokers; drop one of the two")
+	case "kafka":
+		f.unless(len(c.Kafka) > 0, "kafka", "--store kafka needs the brokers, as --kafka broker1:9092,broker2:9092")
+	default:
+		f.add("store", "%q is neither embedded nor kafka", c.Store)
+	}
+	for _, b := range c.Kafka {
+		host, port, err := net.SplitHostPort(b)
+		f.unless(err == nil && host != "" && port != "", "kafka", "%q is no broker; write host:port", b)
+	}
+	f.unless(slices.Contains(codecs, c.KafkaCompression), "kafka-compression", "%q is none of %s", c.KafkaCompression, strings.Join(codecs, ", "))
+	f.unless(c.Data != "", "data", "a directory is needed")
+	f.unless(c.Partitions >= 1 && c.Partitions <= 1000, "partitions", "%d is not between 1 and 1000", c.Partitions)
+	f.unless(c.Retention >= time.Minute, "retention", "%v is below a minute", c.Retention)
+}
+
+func (c *Config) checkWeb(f *faults) {
+	for _, h := range c.Hosts {
+		_, err := netip.ParseAddr(h)
+		f.unless(err == nil || hostRule.MatchString(h), "hosts", "%q is no host name; write it without scheme and port", h)
+	}
+	for _, o := range c.Origins {
+		u, err := url.Parse(o)
+		ok := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && o == u.Scheme+"://"+u.Host && strings.ToLower(o) == o
+		f.unless(ok, "origins", "%q is no web origin; write https://host or https://host:port in lower case, nothing behind it, no *", o)
+	}
+}
+
+func (c *Config) checkLimits(f *faults) {
+	for _, l := range []struct {
+		option string
+		v      int64
+		lo, hi int64
+	}{
+		{"max-message", int64(c.MaxMessage), 1, 1 << 30},
+		{"max-key", int64(c.MaxKey), 1, 1 << 20},
+		{"max-batch", int64(c.MaxBatch), 1, 1 << 30},
+		{"max-batch-messages", int64(c.MaxBatchMessages), 1, 1_000_000},
+		{"max-async", int64(c.MaxAsync), 1, 1 << 40},
+		{"max-header", int64(c.MaxHeader), 1 << 10, 1 << 20},
+		{"max-header-fields", int64(c.MaxHeaderFields), 8, 10_000},
+	} {
+		f.unless(l.v >= l.lo && l.v <= l.hi, l.option, "%d is not between %d and %d", l.v, l.lo, l.hi)
+	}
+}
+
+func (c *Config) checkTimes(f *faults) {
+	for _, t := range []struct {
+		option string
+		v      time.Duration
+		lo     time.Duration
+	}{
+		{"publish-timeout", c.PublishTimeout, time.Millisecond},
+		{"read-header-timeout", c.ReadHeaderTimeout, time.Millisecond},
+		{"idle-timeout", c.IdleTimeout, time.Millisecond},
+		{"drain-delay", c.DrainDelay, 0},
+		{"drain-grace", c.DrainGrace, 0},
+		{"drain-limit", c.DrainLimit, time.Millisecond},
+	} {
+		f.unless(t.v >= t.lo && t.v <= time.Hour, t.option, "%v is not between %v and 1h", t.v, t.lo)
+	}
+	f.unless(c.DrainDelay+c.DrainGrace <= c.DrainLimit, "drain-limit", "%v is shorter than --drain-delay and --drain-grace together", c.DrainLimit)
+}
+
+// ParseLevel reads the value of --log-level.
+func ParseLevel(s string) (slog.Level, error) {
+	var l slog.Level
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, s) {
+		return l, fmt.Errorf("%q is no log level", s)
+	}
+	err := l.UnmarshalText([]byte(s))
+	return l, err
+}
+
+// Size is a number of bytes.
+type Size int64
+
+// units are the suffixes that a Size may have, longest first.
+var units = []struct {
+	suffix string
+	factor int64
+}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"B", 1}, {"", 1}} // read only
+
+// UnmarshalText reads a number of bytes, or one with KiB, MiB or GiB behind it.
+func (s *Size) UnmarshalText(b []byte) error {
+	for _, u := range units {
+		digits, ok := strings.CutSuffix(string(b), u.suffix)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 64)
+		if err != nil || n < 0 || n > (1<<62)/u.factor {
+			break
+		}
+		*s = Size(n * u.factor)
+		return nil
+	}
+	return fmt.Errorf("%q is no size; write a number of bytes, or as 64KiB, 1MiB, 2GiB", b)
+}
+
+func (s Size) String() string {
+	for _, u := range []int{2, 1, 0} {
+		if f := units[u].factor; s != 0 && int64(s)%f == 0 {
+			return strconv.FormatInt(int64(s)/f, 10) + units[u].suffix
+		}
+	}
+	return strconv.FormatInt(int64(s), 10)
+}

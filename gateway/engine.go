@@ -1,0 +1,53 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/kateway/kateway/group"
+	"github.com/kateway/kateway/meta"
+	"github.com/kateway/kateway/pub"
+	"github.com/kateway/kateway/store"
+	"github.com/kateway/kateway/sub"
+)
+
+// engine is what serves messages: publish, subscribe, and the groups behind it.
+type engine struct {
+	pub *pub.Handler
+	sub *sub.Handler
+	hub *group.Hub
+}
+
+func newEngine(g *Gateway, secret []byte) *engine {
+	topics := meta.NewOpen(g.store, topicTemplate(&g.cfg))
+	hub := group.NewHub(group.Config{Store: g.store, Secret: secret, Log: g.log, Metrics: g.metrics})
+	return &engine{
+		hub: hub,
+		pub: pub.New(pub.Config{Store: g.store, Topics: topics, Limits: publishLimits(&g.cfg), Log: g.log, Metrics: g.metrics}),
+		sub: sub.New(sub.Config{Groups: hub, Topics: topics, Log: g.log, Metrics: g.metrics}),
+	}
+}
+
+// topicTemplate is what a topic made on first use is like. On Kafka the cluster's own defaults hold.
+func topicTemplate(c *Config) store.Topic {
+	if c.StoreKind() == "kafka" {
+		return store.Topic{}
+	}
+	return store.Topic{Partitions: c.Partitions, Retention: c.Retention}
+}
+
+func publishLimits(c *Config) pub.Limits {
+	return pub.Limits{
+		Message: int(c.MaxMessage), Key: int(c.MaxKey), Batch: int(c.MaxBatch), Messages: c.MaxBatchMessages,
+		Async: int64(c.MaxAsync), Deadline: c.PublishTimeout,
+	}
+}
+
+// drain ends streams, one after the other over the time given, and waiting polls. What clients hold they may still settle.
+func (e *engine) drain(over time.Duration) { e.hub.Drain(over) }
+
+// close waits for publishes, then for the groups, which commit and leave.
+func (e *engine) close(limit context.Context) error {
+	return errors.Join(bounded(limit, "publishes", e.pub.Close), bounded(limit, "groups", e.hub.Close))
+}

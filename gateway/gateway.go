@@ -1,0 +1,311 @@
+// Package gateway is the process: configuration, wiring, listeners, health and the order of its end. It starts in a
+// test, many times in one process, on port 0.
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/store"
+)
+
+// Deps is what a gateway is given by its surroundings.
+type Deps struct {
+	Log     *slog.Logger
+	Level   *slog.LevelVar // of Log, set anew by Reload; nil if it can't be
+	Version string
+	Store   store.Store // instead of the one that the configuration names; the gateway closes it
+}
+
+// Gateway is one running kateway.
+type Gateway struct {
+	cfg     Config
+	deps    Deps
+	log     *slog.Logger
+	metrics *prometheus.Registry
+	certs   *certificate // nil without TLS
+	store   store.Store
+	engine  *engine
+	health  *health
+	tables  map[Role][]httpx.Route
+	servers []*server
+
+	draining atomic.Bool
+	fatal    chan error // the first reason to stop that was not asked for
+
+	reloading sync.Mutex // guards cfg after New
+}
+
+// startTimeout bounds what New waits for a store.
+const startTimeout = 30 * time.Second
+
+// New checks the configuration, opens the store and the listeners; Run serves. A gateway that New returned must be run,
+// with a context that has ended if need be, so that all is closed again.
+func New(ctx context.Context, cfg Config, deps Deps) (*Gateway, error) { //nolint:gocritic // hugeParam: a copy is meant
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	g := &Gateway{cfg: cfg, deps: deps, log: deps.Log, metrics: prometheus.NewRegistry(), fatal: make(chan error, 1)}
+	if err := g.open(ctx); err != nil {
+		g.abandon()
+		return nil, err
+	}
+	return g, nil
+}
+
+// open acquires everything, in the order in which things need each other.
+func (g *Gateway) open(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := os.MkdirAll(g.cfg.Data, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	secret, err := loadSecret(g.cfg.Data)
+	if err != nil {
+		return err
+	}
+	if g.cfg.TLSCert != "" {
+		if g.certs, err = loadCertificate(g.cfg.TLSCert, g.cfg.TLSKey, g.log); err != nil {
+			return err
+		}
+	}
+	listeners, err := g.listen(ctx)
+	if err != nil {
+		return err
+	}
+	if g.cfg.ID == "" {
+		g.cfg.ID = g.defaultID(listeners)
+	}
+	if g.store = g.deps.Store; g.store == nil {
+		if g.store, err = openStore(ctx, &g.cfg, g.log, g.fail); err != nil {
+			closeAll(listeners)
+			return err
+		}
+	}
+	g.engine = newEngine(g, secret)
+	g.serveOn(listeners)
+	return nil
+}
+
+// listen opens a socket per address.
+func (g *Gateway) listen(ctx context.Context) ([]net.Listener, error) {
+	var list []net.Listener
+	for _, e := range g.cfg.endpoints() {
+		ln, err := listen(ctx, e.addr)
+		if err != nil {
+			closeAll(list)
+			return nil, err
+		}
+		list = append(list, ln)
+	}
+	return list, nil
+}
+
+func closeAll(list []net.Listener) {
+	for _, ln := range list {
+		_ = ln.Close()
+	}
+}
+
+// defaultID is host name and pub port, or the first port that there is.
+func (g *Gateway) defaultID(listeners []net.Listener) string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "kateway"
+	}
+	_, port, _ := net.SplitHostPort(listeners[0].Addr().String())
+	return host + "-" + port
+}
+
+// serveOn builds the route tables and the servers on the listeners, which stand in the order of the endpoints.
+func (g *Gateway) serveOn(listeners []net.Listener) {
+	m := newMetrics(g.metrics, g.deps.Version)
+	g.tables = map[Role][]httpx.Route{Pub: g.engine.pub.Routes(), Sub: g.engine.sub.Routes(), Man: manRoutes(g.metrics)}
+	g.health = &health{parts: g.parts(), log: g.log, drain: g.draining.Load}
+	var tlsConfig *tls.Config
+	if g.certs != nil {
+		tlsConfig = g.certs.config()
+	}
+	served := g.served()
+	rules := newRules(&g.cfg)
+	for i, e := range g.cfg.endpoints() {
+		t := newTable(rules, g.wrapper(m, e.roles[0]))
+		common := append(g.health.routes(e.roles, served), openAPIRoute())
+		g.fill(t, m, e.roles[0], common)
+		for _, r := range e.roles {
+			g.fill(t, m, r, g.tables[r])
+			if r == Man {
+				g.fill(t, m, r, debugRoutes())
+			}
+		}
+		g.servers = append(g.servers, newServer(&g.cfg, e.roles, listeners[i], t, tlsConfig, g.log))
+	}
+	g.countConnections()
+}
+
+func (g *Gateway) fill(t *table, m *metrics, role Role, routes []httpx.Route) {
+	for _, r := range routes {
+		t.add(r, g.wrapper(m, role))
+	}
+}
+
+// wrapper makes endpoints of the role.
+func (g *Gateway) wrapper(m *metrics, role Role) wrapper {
+	return func(route string, h httpx.Handler) *httpx.Endpoint {
+		shell := &httpx.Shell{Log: g.log, Seen: m.route(role, route), Before: g.before}
+		return shell.Wrap(route, h)
+	}
+}
+
+// before asks clients, in every answer once a stop has begun, to come back over another connection. On HTTP/2 net/http
+// makes a GOAWAY of it.
+func (g *Gateway) before(h http.Header) {
+	if g.draining.Load() {
+		h.Set("Connection", "close")
+	}
+}
+
+func (g *Gateway) countConnections() {
+	for _, s := range g.servers {
+		g.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "kateway_http_connections",
+			Help:        "Open connections, by the roles of their address.",
+			ConstLabels: prometheus.Labels{"roles": join(s.roles)},
+		}, func() float64 { return float64(s.conns.open.Load()) }))
+	}
+}
+
+// served are the roles that are on.
+func (g *Gateway) served() []Role {
+	return slices.DeleteFunc(slices.Clone(roles), func(r Role) bool { return g.cfg.address(r) == off })
+}
+
+// Addr is where the role is served, "" where it is off.
+func (g *Gateway) Addr(r Role) string {
+	for _, s := range g.servers {
+		if slices.Contains(s.roles, r) {
+			return s.ln.Addr().String()
+		}
+	}
+	return ""
+}
+
+// Routes are the documented routes, by role. Those that stand on every role are under "".
+func (g *Gateway) Routes() map[Role][]httpx.Route {
+	all := map[Role][]httpx.Route{"": append(g.health.routes(nil, nil), openAPIRoute())}
+	for r, t := range g.tables {
+		all[r] = slices.Clone(t)
+	}
+	return all
+}
+
+// fail stops the gateway in order, since it can't do its work any more. Run answers the first err.
+func (g *Gateway) fail(err error) {
+	select {
+	case g.fatal <- err:
+	default:
+	}
+}
+
+// Run serves until ctx ends or something fails that can't be mended, then stops in order: nil in the first case, the
+// reason in the second. It may be called once.
+func (g *Gateway) Run(ctx context.Context) error {
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() { g.health.run(background) })
+	for _, s := range g.servers {
+		wg.Go(func() {
+			if err := s.serve(); !g.draining.Load() && !errors.Is(err, http.ErrServerClosed) {
+				g.fail(fmt.Errorf("serving on %s: %w", s.ln.Addr(), err))
+			}
+		})
+	}
+	g.announce()
+	var reason error
+	select {
+	case <-ctx.Done():
+	case reason = <-g.fatal:
+		g.log.Error("stopping, since it can't go on", "error", reason)
+	}
+	err := g.stop(cancel, &wg)
+	if reason == nil {
+		select {
+		case reason = <-g.fatal: // on the way down
+		default:
+		}
+	}
+	return errors.Join(reason, err)
+}
+
+// announce tells what runs where.
+func (g *Gateway) announce() {
+	g.log.Info("kateway serves", "version", g.deps.Version, "id", g.cfg.ID, "store", g.cfg.StoreKind(), "data", g.cfg.Data, "mode", "open")
+	for _, s := range g.servers {
+		g.log.Info("listening", "roles", join(s.roles), "address", s.ln.Addr().String(), "tls", g.certs != nil)
+	}
+	if g.cfg.Insecure {
+		g.log.Warn("open mode with --insecure: whoever reaches the addresses may publish, read and delete everything")
+	}
+}
+
+// Reload takes over what can be changed while serving: the log level and the content of the certificate files. Of the
+// rest it logs what would need a restart.
+func (g *Gateway) Reload(cfg Config) error { //nolint:gocritic // hugeParam: a copy is meant
+	g.reloading.Lock()
+	defer g.reloading.Unlock()
+	if err := cfg.Validate(); err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	if cfg.ID == "" {
+		cfg.ID = g.cfg.ID
+	}
+	if cfg.LogLevel != g.cfg.LogLevel && g.deps.Level != nil {
+		level, _ := ParseLevel(cfg.LogLevel) // validated
+		g.deps.Level.Set(level)
+		g.log.Info("log level set", "from", g.cfg.LogLevel, "to", cfg.LogLevel)
+		g.cfg.LogLevel = cfg.LogLevel
+	}
+	if changed := differences(g.cfg, cfg); len(changed) > 0 {
+		g.log.Warn("these options have changed and need a restart", "options", strings.Join(changed, ", "))
+	}
+	if g.certs != nil {
+		return g.certs.reload()
+	}
+	return nil
+}
+
+// differences names the fields in which a and b differ.
+func differences(a, b Config) []string {
+	var names []string
+	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
+	for i := range va.NumField() {
+		if !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
+			names = append(names, va.Type().Field(i).Name)
+		}
+	}
+	return names
+}
+
+func join(roles []Role) string {
+	names := make([]string, len(roles))
+	for i, r := range roles {
+		names[i] = string(r)
+	}
+	return strings.Join(names, ",")
+}

@@ -1,0 +1,67 @@
+package gateway
+
+import (
+	_ "embed"
+	"net/http"
+	"net/http/pprof"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/httpx"
+)
+
+// openAPI is the document of what all roles serve.
+//
+//go:embed openapi.json
+var openAPI []byte // read only
+
+// openAPIRoute serves the document; it stands on every role.
+func openAPIRoute() httpx.Route {
+	return httpx.Route{Method: http.MethodGet, Path: "/openapi.json", Handler: func(w http.ResponseWriter, _ *http.Request) error {
+		w.Header().Set("Content-Type", "application/json")
+		_, err := w.Write(openAPI)
+		return err
+	}}
+}
+
+// manRoutes are those of role man that the document tells of.
+func manRoutes(reg *prometheus.Registry) []httpx.Route {
+	h := promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg, EnableOpenMetrics: true})
+	return []httpx.Route{{Method: http.MethodGet, Path: "/metrics", Handler: plain(h.ServeHTTP)}}
+}
+
+// debugRoutes are for those who look into the process; they stand on role man only.
+func debugRoutes() []httpx.Route {
+	return []httpx.Route{
+		{Method: http.MethodGet, Path: "/debug/pprof/*profile", Handler: debug},
+		{Method: http.MethodPost, Path: "/debug/pprof/*profile", Handler: debug}, // go tool pprof asks symbol with POST
+	}
+}
+
+func debug(w http.ResponseWriter, r *http.Request) error {
+	switch name := httpx.Param(r, "profile"); {
+	case r.Method == http.MethodPost && name != "/symbol":
+		return errs.MethodNotAllowed
+	case name == "/cmdline":
+		pprof.Cmdline(w, r)
+	case name == "/profile":
+		pprof.Profile(w, r)
+	case name == "/symbol":
+		pprof.Symbol(w, r)
+	case name == "/trace":
+		pprof.Trace(w, r)
+	default:
+		pprof.Index(w, r)
+	}
+	return nil
+}
+
+// plain is a handler that answers for itself.
+func plain(h http.HandlerFunc) httpx.Handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		h(w, r)
+		return nil
+	}
+}
