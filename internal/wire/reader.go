@@ -199,6 +199,19 @@ func (r *ObjectReader) text(v []byte, isBase64 bool) ([]byte, error) {
 	return r.bytes[begin:len(r.bytes):len(r.bytes)], nil
 }
 
+// Element is what an element of a JSON array is as a message: the text of a string, the JSON of anything else, byte for
+// byte. It may share v's bytes. v must be valid JSON without surrounding space, as [EachElement] gives it.
+func (r *ObjectReader) Element(v []byte) (value []byte, isText bool, err error) {
+	if v[0] != '"' {
+		return v, false, nil
+	}
+	b, err := r.unquote(v)
+	if err != nil {
+		return nil, true, fmt.Errorf("%w: %w", clip(err), errs.InvalidBody)
+	}
+	return b, true, nil
+}
+
 func (r *ObjectReader) key(v []byte, isBase64 bool) ([]byte, error) {
 	if string(v) == "null" {
 		return nil, nil

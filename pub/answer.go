@@ -1,0 +1,119 @@
+package pub
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/store"
+)
+
+// answer tells a client what became of its messages. It returns the error that is to be the answer where nothing was stored.
+func answer(w http.ResponseWriter, q *request, msgs []*store.Message, err error) error {
+	if q.format == formatSingle {
+		if err = store.Each(err, 0); err != nil {
+			return err
+		}
+		answerStored(w, msgs[0])
+		return nil
+	}
+	status := http.StatusCreated
+	var batch *store.BatchError
+	if err != nil {
+		if !errors.As(err, &batch) {
+			return err
+		}
+		if err := noneStored(batch); err != nil {
+			return err
+		}
+		status = http.StatusMultiStatus
+	}
+	body, encodeErr := appendResults(make([]byte, 0, 16+len(msgs)*40), msgs, err)
+	if encodeErr != nil {
+		return encodeErr
+	}
+	respond(w, status, body)
+	return nil
+}
+
+// noneStored is the error that answers a batch of which nothing was stored: that of an element whose outcome is unknown,
+// else the first. nil where something was stored.
+func noneStored(batch *store.BatchError) error {
+	var first error
+	for _, err := range batch.Errs {
+		switch {
+		case err == nil:
+			return nil
+		case first == nil, errs.Of(err) == errs.Uncertain && errs.Of(first) != errs.Uncertain:
+			first = err
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	return fmt.Errorf("none of %d messages was stored: %w", len(batch.Errs), first)
+}
+
+// answerStored answers a single message: one allocation holds the values of all headers.
+func answerStored(w http.ResponseWriter, m *store.Message) {
+	partition, offset := strconv.Itoa(int(m.Partition)), strconv.FormatInt(m.Offset, 10)
+	values := &[2]string{partition, offset}
+	h := w.Header()
+	h["X-Partition"] = values[0:1:1]
+	h["X-Offset"] = values[1:2:2]
+	respond(w, http.StatusCreated, append(appendStored(make([]byte, 0, 64), m), '\n'))
+}
+
+// respond writes a whole JSON body.
+func respond(w http.ResponseWriter, status int, body []byte) {
+	values := &[2]string{"application/json", strconv.Itoa(len(body))}
+	h := w.Header()
+	h["Content-Type"] = values[0:1:1]
+	h["Content-Length"] = values[1:2:2]
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the client may be gone; it is stored all the same
+}
+
+func appendStored(dst []byte, m *store.Message) []byte {
+	dst = append(dst, `{"partition":`...)
+	dst = strconv.AppendInt(dst, int64(m.Partition), 10)
+	dst = append(dst, `,"offset":`...)
+	dst = strconv.AppendInt(dst, m.Offset, 10)
+	return append(dst, '}')
+}
+
+// appendResults appends {"results":[...]}, an entry per message.
+func appendResults(dst []byte, msgs []*store.Message, err error) ([]byte, error) {
+	dst = append(dst, `{"results":[`...)
+	var known httpx.Problem // the last problem and its JSON: after a fault many are the same
+	var knownJSON []byte
+	for i, m := range msgs {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		if err == nil {
+			dst = appendStored(dst, m)
+			continue
+		}
+		failure := store.Each(err, i)
+		if failure == nil {
+			dst = appendStored(dst, m)
+			continue
+		}
+		if p := httpx.ProblemOf(failure); knownJSON == nil || p != known {
+			b, err := json.Marshal(p)
+			if err != nil {
+				return nil, fmt.Errorf("encoding a problem: %w", err)
+			}
+			known, knownJSON = p, b
+		}
+		dst = append(dst, `{"error":`...)
+		dst = append(dst, knownJSON...)
+		dst = append(dst, '}')
+	}
+	return append(dst, "]}\n"...), nil
+}

@@ -1,0 +1,133 @@
+package pub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/meta"
+	"github.com/kateway/kateway/store"
+)
+
+// serve answers POST /v1/msgs/:topic/:ver.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
+	q, err := h.parse(r)
+	if err == nil {
+		err = h.publish(w, r, &q)
+	} else if errors.Is(err, errs.UnsupportedEncoding) {
+		w.Header().Set("Accept-Encoding", "gzip, zstd") // RFC 9110, 15.5.16
+	}
+	if err != nil {
+		q.counters.failed(errs.Of(err), 1)
+	}
+	return err
+}
+
+// publish reads the body, stores it and answers. An error means that nothing was answered yet.
+func (h *Handler) publish(w http.ResponseWriter, r *http.Request, q *request) error {
+	limit := h.limits.Message
+	if q.format != formatSingle {
+		limit = h.limits.Batch
+	}
+	body, err := h.readBody(w, r, q.encoding, limit)
+	if err != nil {
+		return err
+	}
+	c := h.slabs.get()
+	c.body = body
+	if err := h.split(q, c); err != nil {
+		h.release(c)
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.limits.Deadline)
+	defer cancel()
+	if q.async {
+		return h.enqueue(ctx, w, q, c)
+	}
+	err = h.send(ctx, q, c)
+	answerErr := answer(w, q, c.refs, err)
+	if !uncertain(err) {
+		h.release(c)
+	}
+	return answerErr
+}
+
+// release gives back what nobody uses any more.
+func (h *Handler) release(c *slab) {
+	h.buffers.put(c.body)
+	h.slabs.put(c)
+}
+
+// send stores the messages for a caller that waits, and counts.
+func (h *Handler) send(ctx context.Context, q *request, c *slab) error {
+	start := time.Now()
+	msgs := c.refs
+	var once *store.Once
+	if q.once != "" {
+		once = &store.Once{Key: q.once, Digest: digest(msgs)}
+	}
+	err := h.toStore(ctx, q.topic, q.ack, once, msgs)
+	h.metrics.took(time.Since(start))
+	if anyStored(err) {
+		q.counters = h.metrics.of(q.topic)
+		q.counters.outcome(err, msgs)
+	}
+	return err
+}
+
+// toStore stores the messages in the topic, under its name in the store. A topic that turns out to have been deleted
+// is asked for once more: in open mode it is then made anew.
+func (h *Handler) toStore(ctx context.Context, t meta.Topic, ack store.Ack, once *store.Once, msgs []*store.Message) error {
+	for attempt := 1; ; attempt++ {
+		name, err := h.use(ctx, t)
+		if err != nil {
+			return err
+		}
+		if once != nil {
+			err = h.once.PublishOnce(ctx, name, ack, *once, msgs...)
+		} else {
+			err = h.store.Publish(ctx, name, ack, msgs...)
+		}
+		if attempt > 1 || !topicIsGone(err) {
+			return err
+		}
+		h.topics.Forget(t)
+	}
+}
+
+// use asks for the topic. Nothing was stored when that fails, whatever kept it.
+func (h *Handler) use(ctx context.Context, t meta.Topic) (string, error) {
+	name, err := h.topics.Use(ctx, t)
+	if err != nil && errs.Of(err) == errs.Uncertain {
+		err = fmt.Errorf("looking for topic %s: %v: %w", t, err, errs.Unavailable) //nolint:errorlint // the kind is another one now
+	}
+	return name, err
+}
+
+// uncertain reports whether the outcome of a publish leaves messages with the store.
+func uncertain(err error) bool {
+	return anyIs(err, func(e error) bool { return e != nil && errs.Of(e) == errs.Uncertain })
+}
+
+// anyStored reports whether a message was stored.
+func anyStored(err error) bool {
+	return anyIs(err, func(e error) bool { return e == nil })
+}
+
+// topicIsGone reports whether all messages failed because there is no such topic.
+func topicIsGone(err error) bool {
+	return !anyIs(err, func(e error) bool { return e == nil || errs.Of(e) != errs.UnknownTopic })
+}
+
+// anyIs reports whether f is true for the outcome of a message of a publish that answered err.
+func anyIs(err error, f func(error) bool) bool {
+	var batch *store.BatchError
+	if errors.As(err, &batch) {
+		return slices.ContainsFunc(batch.Errs, f)
+	}
+	return f(err)
+}
