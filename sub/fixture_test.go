@@ -3,12 +3,13 @@ package sub
 import (
 	"bufio"
 	"context"
-	"fmt"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -48,27 +49,33 @@ type world struct {
 }
 
 // newWorld has a topic of so many partitions.
-func newWorld(t testing.TB, partitions int32) *world {
-	t.Helper()
-	w := &world{t: t, store: mem.New(), metrics: prometheus.NewRegistry()}
-	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	if err := w.store.CreateTopic(t.Context(), store.Topic{Name: topicName, Partitions: partitions}); err != nil {
-		t.Fatal(err)
+func newWorld(tb testing.TB, partitions int32) *world {
+	tb.Helper()
+	w := &world{t: tb, store: mem.New()}
+	if err := w.store.CreateTopic(tb.Context(), store.Topic{Name: topicName, Partitions: partitions}); err != nil {
+		tb.Fatal(err)
 	}
-	w.hub = group.NewHub(group.Config{Store: w.store, Secret: []byte("0123456789abcdef"), Log: log, Metrics: w.metrics})
-	w.sub = New(Config{Groups: w.hub, Topics: meta.NewOpen(w.store, store.Topic{Partitions: 1}), Log: log, Metrics: w.metrics})
-	w.mux = muxOf(w.sub, log)
-	t.Cleanup(func() {
+	w.start()
+	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		if err := w.hub.Close(ctx); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 		if err := w.store.Close(ctx); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return w
+}
+
+// start makes hub and handler anew, on the store as it is.
+func (w *world) start() {
+	log := slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
+	w.metrics = prometheus.NewRegistry()
+	w.hub = group.NewHub(group.Config{Store: w.store, Secret: []byte("0123456789abcdef"), Log: log, Metrics: w.metrics})
+	w.sub = New(Config{Groups: w.hub, Topics: meta.NewOpen(w.store, store.Topic{Partitions: 1}), Log: log, Metrics: w.metrics})
+	w.mux = muxOf(w.sub, log)
 }
 
 func muxOf(h *Handler, log *slog.Logger) http.Handler {
@@ -115,8 +122,8 @@ type client struct {
 }
 
 // serve starts a server; h2 lets the client speak HTTP/2 in clear text.
-func serve(t testing.TB, h http.Handler, h2 bool) *client {
-	t.Helper()
+func serve(tb testing.TB, h http.Handler, h2 bool) *client {
+	tb.Helper()
 	srv := httptest.NewUnstartedServer(h)
 	var both, one http.Protocols
 	both.SetHTTP1(true)
@@ -127,8 +134,8 @@ func serve(t testing.TB, h http.Handler, h2 bool) *client {
 	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	srv.Start()
 	tr := &http.Transport{Protocols: &one, DisableCompression: true}
-	t.Cleanup(func() { tr.CloseIdleConnections(); srv.Close() })
-	return &client{t: t, base: srv.URL, http: &http.Client{Transport: tr}}
+	tb.Cleanup(func() { tr.CloseIdleConnections(); srv.Close() })
+	return &client{t: tb, base: srv.URL, http: &http.Client{Transport: tr}}
 }
 
 // do sends a request; header lines are "Name: value".
@@ -177,12 +184,26 @@ func (c *client) put(path, body string, header ...string) reply {
 }
 
 // want fails the test unless the answer has the status.
-func (r reply) want(t testing.TB, status int) reply {
-	t.Helper()
+func (r reply) want(tb testing.TB, status int) reply {
+	tb.Helper()
 	if r.StatusCode != status {
-		t.Fatalf("%s %s: status %d, want %d: %s", r.Request.Method, r.Request.URL, r.StatusCode, status, r.body)
+		tb.Fatalf("%s %s: status %d, want %d: %s", r.Request.Method, r.Request.URL, r.StatusCode, status, r.body)
 	}
 	return r
+}
+
+// problem checks that the answer is a problem of this code, and answers its detail.
+func (r reply) problem(tb testing.TB, status int, code string) string {
+	tb.Helper()
+	r.want(tb, status)
+	var p httpx.Problem
+	if err := json.Unmarshal([]byte(r.body), &p); err != nil {
+		tb.Fatalf("%s: %v", r.body, err)
+	}
+	if p.Code != code || p.Status != status || r.Header.Get("Content-Type") != "application/problem+json" {
+		tb.Errorf("%s: %+v (%s), want code %s", r.Request.URL, p, r.Header.Get("Content-Type"), code)
+	}
+	return p.Detail
 }
 
 // streaming is a stream that is read line by line.
@@ -248,20 +269,62 @@ func (p *pipes) dial(context.Context, string, string) (net.Conn, error) {
 }
 
 // servePipes is serve in a bubble of fake time; the test calls stop before the bubble ends.
-func servePipes(t testing.TB, h http.Handler) (c *client, stop func()) {
-	t.Helper()
+func servePipes(tb testing.TB, h http.Handler) (c *client, stop func()) {
+	tb.Helper()
 	l := newPipes()
 	srv := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	served := make(chan struct{})
 	go func() { defer close(served); _ = srv.Serve(l) }()
 	tr := &http.Transport{DialContext: l.dial, DisableCompression: true}
-	return &client{t: t, base: "http://gateway", http: &http.Client{Transport: tr}}, func() {
+	return &client{t: tb, base: "http://gateway", http: &http.Client{Transport: tr}}, func() {
 		tr.CloseIdleConnections()
 		_ = srv.Close()
 		<-served
 	}
 }
 
-func objectOf(partition, offset int, value string) string {
-	return fmt.Sprintf(`{"partition":%d,"offset":%d,"value":%q}`, partition, offset, value)
+// awaitCommit waits until the store has the group's position on partition 0.
+func awaitCommit(tb testing.TB, w *world, name string, next int64) {
+	tb.Helper()
+	for w.committed(name) != next {
+		if tb.Context().Err() != nil {
+			tb.Fatalf("the position of %s never became %d", name, next)
+		}
+		time.Sleep(time.Millisecond) // the store has no way to tell; the test's deadline bounds this
+	}
+}
+
+// forgetGroups lets all groups leave, and serves from a new hub.
+func forgetGroups(tb testing.TB, w *world) {
+	tb.Helper()
+	if err := w.hub.Close(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+	w.start()
+}
+
+// metric is the value of a series, as name{label="value"}.
+func metric(tb testing.TB, from prometheus.Gatherer, series string) float64 {
+	tb.Helper()
+	families, err := from.Gather()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, l.GetName()+"="+strconv.Quote(l.GetValue()))
+			}
+			name := f.GetName()
+			if len(labels) > 0 {
+				name += "{" + strings.Join(labels, ",") + "}"
+			}
+			if name == series {
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	tb.Fatalf("there is no series %s", series)
+	return 0
 }

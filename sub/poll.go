@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -19,6 +20,10 @@ import (
 // minLook is how long even wait=0s looks: a group that was asleep has to fetch first, and one that is only ever asked
 // with wait=0s would never get anything.
 const minLook = 100 * time.Millisecond
+
+// unbounded is a poll's prefetch: batch bounds what one poll takes, and what a client holds of earlier ones is bounded by
+// the group's window.
+const unbounded = math.MaxInt32
 
 // poll is GET /v1/msgs/:app/:topic/:ver.
 func (h *Handler) poll(w http.ResponseWriter, r *http.Request) error {
@@ -40,7 +45,7 @@ func (h *Handler) poll(w http.ResponseWriter, r *http.Request) error {
 	}
 	// What an explicit poll carried stays with the client. An auto poll has acked it all or, when the answer could not be
 	// written, gives it back by closing.
-	session, err := h.open(ctx, wish.place, wish.ask(key, wish.batch, wish.explicit))
+	session, err := h.open(ctx, wish.place, wish.ask(key, unbounded, wish.explicit))
 	if err != nil {
 		return err
 	}
