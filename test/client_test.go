@@ -258,7 +258,7 @@ func (s *stream) ended() error {
 func (s *stream) close() {
 	s.stop()
 	s.resp.Body.Close()
-	for range s.lines { //nolint:revive // until the reader has gone
+	for range s.lines { // until the reader has gone
 	}
 }
 

@@ -82,7 +82,7 @@ func readme(t *testing.T) []step {
 	begins := strings.Count(string(b), "\n") - strings.Count(text, "\n")
 	text, _, _ = strings.Cut(text, "\n## ")
 	var steps []step
-	for _, m := range regexp.MustCompile("(?ms)^```(sh|text)\n(.*?)^```$").FindAllStringSubmatchIndex(text, -1) {
+	for _, m := range regexp.MustCompile("(?s)\n```(sh|text)\n(.*?)```\n").FindAllStringSubmatchIndex(text, -1) {
 		kind, body := text[m[2]:m[3]], text[m[4]:m[5]]
 		last := len(steps) - 1
 		switch {
@@ -106,7 +106,7 @@ func readme(t *testing.T) []step {
 func matches(want, got string) bool {
 	pattern := regexp.QuoteMeta(strings.TrimRight(want, "\n"))
 	pattern = strings.ReplaceAll(pattern, regexp.QuoteMeta("..."), ".*")
-	return regexp.MustCompile("^" + pattern + "$").MatchString(strings.TrimRight(got, "\n"))
+	return regexp.MustCompile(`\A` + pattern + `\z`).MatchString(strings.TrimRight(got, "\n"))
 }
 
 // terminal is a bash that keeps its variables from block to block. In it the addresses of the documentation lead to the
@@ -122,8 +122,8 @@ func newTerminal(t *testing.T, g *gateway) *terminal {
 	t.Helper()
 	home := t.TempDir()
 	var rc strings.Builder
-	for documented, real := range map[string]string{"9191": g.pub, "9193": g.man} {
-		u, err := url.Parse(real)
+	for documented, base := range map[string]string{"9191": g.pub, "9193": g.man} {
+		u, err := url.Parse(base)
 		if err != nil {
 			t.Fatal(err)
 		}
