@@ -1,0 +1,141 @@
+package embedded
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+)
+
+// engineVersion is pebble's format. It is raised by a new formatVersion only, never by a newer pebble alone: a process
+// that takes over the directory may have to give it back.
+const engineVersion = pebble.FormatTableFormatV6
+
+// openEngine opens pebble in its directory. What it recovers of unsynced writes is durable when it returns: a reader
+// that sees it will not see something else there after the next power loss.
+func openEngine(d dir, memTable uint64, fault *fault, log *slog.Logger) (*pebble.DB, error) {
+	cache := pebble.NewCache(int64(2*memTable + 32<<20)) // pebble takes the memtables out of its cache's share
+	defer cache.Unref()
+	opts := &pebble.Options{
+		Cache:                       cache,
+		EventListener:               listener(log),
+		FS:                          d.fs,
+		FlushDelayDeleteRange:       10 * time.Second, // so that space comes back where nothing is written any more
+		FormatMajorVersion:          engineVersion,
+		L0CompactionThreshold:       4,
+		L0StopWritesThreshold:       24,
+		LBaseMaxBytes:               int64(memTable),
+		Logger:                      &engineLog{log: log, fault: fault},
+		MaxOpenFiles:                500,
+		MemTableSize:                memTable,
+		MemTableStopWritesThreshold: 4,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+	}
+	// Blocks are big and read in order; compressing them would cost more than all the rest of a publish.
+	opts.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone })
+	opts.TargetFileSizes[0] = int64(memTable) / 2
+	for i := range opts.Levels {
+		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // for idempotency keys, of which most are new
+	}
+	db, err := pebble.Open(d.join(logDir), opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := db.Flush(); err != nil {
+		return nil, fmt.Errorf("make what was recovered durable: %w", err)
+	}
+	return db, nil
+}
+
+func listener(log *slog.Logger) *pebble.EventListener {
+	var last atomic.Int64
+	return &pebble.EventListener{
+		// Pebble tries again at once: one line a second is enough.
+		BackgroundError: func(err error) {
+			now := time.Now().Unix()
+			if last.Swap(now) != now {
+				log.Error("pebble could not flush or compact and tries again", "err", err)
+			}
+		},
+		DataCorruption: func(info pebble.DataCorruptionInfo) {
+			log.Error("damaged file", "file", info.Path, "err", info.Details)
+		},
+		DiskSlow: func(info pebble.DiskSlowInfo) {
+			log.Warn("disk is slow", "file", info.Path, "op", info.OpType.String(), "for", info.Duration)
+		},
+		WriteStallBegin: func(info pebble.WriteStallBeginInfo) {
+			log.Warn("writes wait for the disk", "reason", info.Reason)
+		},
+		WriteStallEnd: func() { log.Info("writes go on") },
+	}
+}
+
+// fault is the end of the store before its Close.
+type fault struct {
+	log   *slog.Logger
+	once  sync.Once
+	err   error
+	ch    chan struct{} // closed once err is set
+	jam   sync.Once
+	stuck chan struct{} // closed when locks of pebble are held for ever
+}
+
+func newFault(log *slog.Logger) *fault {
+	return &fault{log: log, ch: make(chan struct{}), stuck: make(chan struct{})}
+}
+
+// fail notes the first reason.
+func (f *fault) fail(err error) {
+	f.once.Do(func() {
+		f.err = err
+		close(f.ch)
+		f.log.Error("the store failed and takes nothing any more; restart the process", "err", err)
+	})
+}
+
+func (f *fault) get() error {
+	select {
+	case <-f.ch:
+		return f.err
+	default:
+		return nil
+	}
+}
+
+func (f *fault) stick() { f.jam.Do(func() { close(f.stuck) }) }
+
+func (f *fault) isStuck() bool {
+	select {
+	case <-f.stuck:
+		return true
+	default:
+		return false
+	}
+}
+
+// engineLog is pebble's logger.
+type engineLog struct {
+	log   *slog.Logger
+	fault *fault
+}
+
+func (l *engineLog) Infof(format string, args ...any) {
+	l.log.Debug("pebble: " + fmt.Sprintf(format, args...))
+}
+
+func (l *engineLog) Errorf(format string, args ...any) {
+	l.log.Error("pebble: " + fmt.Sprintf(format, args...))
+}
+
+// Fatalf must not return, as pebble would go on from a state that it knows to be wrong: after a failed sync of its
+// manifest it would write the same change twice, and never open again. It must not end the process either, that is for
+// its owner to do. So the goroutine, one of pebble's or the writer, stops here, with whatever locks it holds.
+func (l *engineLog) Fatalf(format string, args ...any) {
+	l.fault.fail(fmt.Errorf(format, args...))
+	l.fault.stick()
+	select {}
+}

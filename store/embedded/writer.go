@@ -1,0 +1,361 @@
+package embedded
+
+import (
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/store"
+)
+
+const (
+	maxRoundOps   = 4096
+	maxRoundBytes = 8 << 20
+	maxBlockBytes = 256 << 10 // a block ends when it has reached so many bytes,
+	maxBlockCount = 1 << 16   // or so many messages
+
+	// rounds is how many there may be at a time: one waits for its sync, and the next is being made meanwhile, with all
+	// publishes that came since. More would make each smaller and share fewer syncs.
+	rounds = 2
+)
+
+// writer is the one goroutine that writes to pebble. It works in rounds: it takes what is queued, gives it to pebble as
+// one batch, and leaves the waiting for its sync to a second goroutine.
+type writer struct {
+	s       *Store
+	free    chan *round // those not in use
+	syncing chan *round // those to be synced, in order
+	block   blockWriter
+	failed  error // why nothing is written any more
+}
+
+// round is what is written together.
+type round struct {
+	ops        []*op // in the batch
+	bytes      int64
+	placements []*placement // the partitions that it adds to
+	batch      *pebble.Batch
+	sync       bool
+	waiting    []*op // ops to answer after the sync; the others were answered before
+	flights    []*op // PublishOnces answered before
+	now        int64 // ms
+	turned     map[*topic]struct{}
+}
+
+// placement is what a round adds to one partition.
+type placement struct {
+	p      *partition
+	msgs   []*store.Message
+	times  []int64
+	blocks []tailBlock
+	end    mark
+}
+
+func newWriter(s *Store) *writer {
+	w := &writer{s: s, free: make(chan *round, rounds), syncing: make(chan *round, rounds)}
+	for range rounds {
+		w.free <- &round{turned: map[*topic]struct{}{}}
+	}
+	return w
+}
+
+// run ends when the queue is closed and empty and everything in it answered.
+func (w *writer) run() {
+	synced := make(chan struct{})
+	go func() {
+		defer close(synced)
+		for r := range w.syncing {
+			w.finish(r)
+			w.free <- r
+		}
+	}()
+	for o := range w.s.queue {
+		r := <-w.free // meanwhile more came
+		w.gather(r, o)
+		w.do(r)
+	}
+	close(w.syncing)
+	<-synced
+	close(w.s.writing)
+}
+
+// gather takes first and what else is queued.
+func (w *writer) gather(r *round, first *op) {
+	r.reset(w.s.cfg.Now().UnixMilli())
+	for o := first; ; {
+		if o.state.CompareAndSwap(opQueued, opTaken) {
+			r.ops = append(r.ops, o)
+			r.bytes += o.bytes
+		} else {
+			w.s.forsake(o)
+		}
+		if len(r.ops) >= maxRoundOps || r.bytes >= maxRoundBytes {
+			return
+		}
+		select {
+		case next, open := <-w.s.queue:
+			if !open {
+				return
+			}
+			o = next
+		default:
+			return
+		}
+	}
+}
+
+func (r *round) reset(now int64) {
+	clear(r.ops)
+	clear(r.waiting)
+	clear(r.flights)
+	clear(r.turned)
+	*r = round{ops: r.ops[:0], placements: r.placements[:0], waiting: r.waiting[:0], flights: r.flights[:0], turned: r.turned, now: now}
+}
+
+// do makes the round's batch and applies it. It hands the round to the goroutine that waits for the sync, or is done with it.
+func (w *writer) do(r *round) {
+	if w.failed == nil {
+		w.failed = w.s.Err()
+	}
+	if w.failed != nil {
+		w.answer(r.ops, fmt.Errorf("the store failed: %w: %w", errs.Unavailable, w.failed))
+		w.free <- r
+		return
+	}
+	w.place(r)
+	if len(r.ops) == 0 {
+		w.free <- r
+		return
+	}
+	if err := w.apply(r); err != nil {
+		w.failed = err
+		w.s.fault.fail(err)
+		w.answer(r.ops, fmt.Errorf("the write failed: %w: %w", errs.Uncertain, err))
+		w.free <- r
+		return
+	}
+	w.answerEarly(r)
+	if !r.sync {
+		w.free <- r
+		return
+	}
+	w.syncing <- r
+}
+
+// answerEarly answers what does not wait for the sync.
+func (w *writer) answerEarly(r *round) {
+	for _, o := range r.ops {
+		switch {
+		case o.fill == nil && o.ack == store.AckLocal && o.flight != nil:
+			r.flights = append(r.flights, o) // known to others only when it is durable
+			w.s.settle(o, nil)
+		case o.fill == nil && o.ack == store.AckLocal, o.lazy, !r.sync:
+			w.s.answer(o, nil)
+		default:
+			r.waiting = append(r.waiting, o)
+		}
+	}
+}
+
+// place decides where messages go and puts everything into the batch. Ops that can't be stored are answered and leave the round.
+func (w *writer) place(r *round) {
+	r.batch = w.s.db.NewBatchWithSize(int(r.bytes) + len(r.ops)*blockHeadLen + 1024)
+	kept := r.ops[:0]
+	for _, o := range r.ops {
+		var err error
+		if o.fill != nil {
+			err = w.placeWrite(r, o)
+		} else {
+			err = w.placePublish(r, o)
+		}
+		if err != nil {
+			w.s.answer(o, err)
+			continue
+		}
+		if o.fill == nil && o.stored == 0 {
+			w.s.answer(o, nil) // its outcome says that nothing was stored
+			continue
+		}
+		kept = append(kept, o)
+	}
+	clear(r.ops[len(kept):])
+	r.ops = kept
+	for _, pl := range r.placements {
+		w.encode(r, pl)
+	}
+	if len(kept) == 0 {
+		_ = r.batch.Close() // an empty batch has nothing to fail at
+	}
+}
+
+func (w *writer) placeWrite(r *round, o *op) error {
+	if !o.frees && !w.s.space.spare() {
+		return w.s.space.fullError()
+	}
+	if err := o.fill(r.batch); err != nil {
+		return err
+	}
+	r.sync = r.sync || !o.lazy
+	return nil
+}
+
+// placePublish gives each message of o its offset.
+func (w *writer) placePublish(r *round, o *op) error {
+	switch {
+	case o.topic.dropped:
+		return unknown(o.topic.name)
+	case !w.s.space.admit(uint64(o.bytes)):
+		return w.s.space.fullError()
+	}
+	parts := *o.topic.parts.Load()
+	if _, turned := r.turned[o.topic]; !turned {
+		r.turned[o.topic] = struct{}{}
+		o.topic.turn = (o.topic.turn + 1) % int32(len(parts))
+	}
+	var bad map[int32]bool
+	for i, m := range o.msgs {
+		n := choose(m, o.topic.turn, int32(len(parts)))
+		if err := w.s.check(o.topic, n, m, bad); err != nil {
+			if bad == nil {
+				bad, o.failed = map[int32]bool{}, make([]error, len(o.msgs))
+			}
+			bad[n], o.failed[i] = true, err
+			o.placed = append(o.placed, placed{})
+			continue
+		}
+		o.placed = append(o.placed, r.add(parts[n], m))
+		o.stored++
+	}
+	if o.stored == 0 {
+		return nil
+	}
+	r.sync = true
+	if o.flight != nil {
+		w.s.remember(r.batch, o, r.now)
+	}
+	return nil
+}
+
+// choose is the partition for a message among n.
+func choose(m *store.Message, turn, n int32) int32 {
+	switch {
+	case m.Partition != store.AnyPartition:
+		return m.Partition
+	case len(m.Key) > 0:
+		return store.PartitionOf(m.Key, n)
+	}
+	return turn
+}
+
+// add gives the message the partition's next offset.
+func (r *round) add(p *partition, m *store.Message) placed {
+	pl := p.pending
+	if pl == nil {
+		pl = &placement{p: p}
+		p.pending = pl
+		r.placements = append(r.placements, pl)
+	}
+	at := placed{partition: p.number, offset: p.tip.offset + int64(len(pl.msgs)), time: r.now}
+	if !m.Time.IsZero() {
+		at.time = m.Time.UnixMilli()
+	}
+	pl.msgs, pl.times = append(pl.msgs, m), append(pl.times, at.time)
+	return at
+}
+
+// encode puts a partition's messages into the batch as blocks.
+func (w *writer) encode(r *round, pl *placement) {
+	p := pl.p
+	p.pending = nil
+	watched := p.watched.Load() > 0
+	base := p.tip.offset
+	w.block.begin(r.now)
+	for i, m := range pl.msgs {
+		t := pl.times[i]
+		w.block.add(m, t)
+		p.tip.offset++
+		p.tip.newest = max(p.tip.newest, t)
+		p.tip.age = max(p.tip.age, min(t, r.now))
+		full := len(w.block.buf) >= maxBlockBytes || w.block.count >= w.s.cfg.blockCount
+		if !full && i < len(pl.msgs)-1 {
+			continue
+		}
+		var key [blockKeyLen]byte
+		value := w.block.finish(p.blockKey(&key, base), &p.tip)
+		_ = r.batch.Set(key[:], value, nil) // fails only in a batch that was applied
+		pl.blocks = append(pl.blocks, newTailBlock(base, p.tip.offset, value, watched))
+		base = p.tip.offset
+		w.block.begin(r.now)
+	}
+	pl.end = p.tip
+	pl.msgs, pl.times = nil, nil
+}
+
+// apply gives the batch to pebble, which panics where its log can't be written, with its locks held.
+func (w *writer) apply(r *round) (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			w.s.fault.stick()
+			err = fmt.Errorf("pebble can't write its log: %v", cause)
+		}
+	}()
+	if r.sync {
+		err = w.s.db.ApplyNoSyncWait(r.batch, pebble.Sync)
+	} else if err = w.s.db.Apply(r.batch, pebble.NoSync); err == nil {
+		err = r.batch.Close()
+	}
+	return err
+}
+
+// finish waits for the sync, shows the messages to readers and answers.
+func (w *writer) finish(r *round) {
+	err := r.batch.SyncWait()
+	if err == nil {
+		err = w.s.Err() // whatever broke, nothing is confirmed after it
+	}
+	if err != nil {
+		w.s.fault.fail(fmt.Errorf("sync the log: %w", err))
+		err = fmt.Errorf("the sync failed: %w: %w", errs.Uncertain, err)
+	} else {
+		_ = r.batch.Close() // only gives memory back
+		for _, pl := range r.placements {
+			w.s.tail.show(pl)
+		}
+	}
+	w.answer(r.waiting, err)
+	for _, o := range r.flights {
+		w.s.onces.land(o, err)
+	}
+}
+
+func (w *writer) answer(ops []*op, err error) {
+	for _, o := range ops {
+		w.s.answer(o, err)
+	}
+}
+
+// answer ends an op. After it, the op belongs to its caller again.
+func (s *Store) answer(o *op, err error) {
+	if o.flight != nil {
+		s.onces.land(o, err)
+	}
+	s.settle(o, err)
+}
+
+func (s *Store) settle(o *op, err error) {
+	if o.fill == nil {
+		s.room.Release(o.weight())
+	}
+	o.done <- err
+}
+
+// forsake ends an op that its caller left before the writer had it.
+func (s *Store) forsake(o *op) {
+	if o.flight != nil {
+		s.onces.land(o, errs.Unavailable)
+	}
+	if o.fill == nil {
+		s.room.Release(o.weight())
+	}
+}
