@@ -46,7 +46,7 @@ type Gateway struct {
 	servers []*server
 
 	draining atomic.Bool
-	fatal    chan error // the first reason to stop that was not asked for
+	fatal    chan error // a reason to stop that was not asked for
 
 	reloading sync.Mutex // guards cfg after New
 }
@@ -92,7 +92,7 @@ func (g *Gateway) open(ctx context.Context) error {
 		g.cfg.ID = g.defaultID(listeners)
 	}
 	if g.store = g.deps.Store; g.store == nil {
-		if g.store, err = openStore(ctx, &g.cfg, g.log, g.fail); err != nil {
+		if g.store, err = openStore(ctx, &g.cfg, g.log); err != nil {
 			closeAll(listeners)
 			return err
 		}
@@ -214,11 +214,11 @@ func (g *Gateway) Routes() map[Role][]httpx.Route {
 	return all
 }
 
-// fail stops the gateway in order, since it can't do its work any more. Run answers the first err.
+// fail stops the gateway in order, since it can't do its work any more.
 func (g *Gateway) fail(err error) {
 	select {
 	case g.fatal <- err:
-	default:
+	default: // one is enough
 	}
 }
 
@@ -241,16 +241,13 @@ func (g *Gateway) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case reason = <-g.fatal:
+	case <-g.storeEnd():
+		reason = fmt.Errorf("the store can't go on: %w", g.storeErr())
+	}
+	if reason != nil {
 		g.log.Error("stopping, since it can't go on", "error", reason)
 	}
-	err := g.stop(cancel, &wg)
-	if reason == nil {
-		select {
-		case reason = <-g.fatal: // on the way down
-		default:
-		}
-	}
-	return errors.Join(reason, err)
+	return errors.Join(reason, g.stop(cancel, &wg))
 }
 
 // announce tells what runs where.

@@ -82,7 +82,7 @@ func (h *health) look(ctx context.Context, p *part) {
 		return
 	}
 	if after == ok {
-		h.log.Info("part is back", "part", p.name)
+		h.log.Info("part works", "part", p.name)
 	} else {
 		h.log.Warn("part fails", "part", p.name, "state", string(after), "error", err)
 	}

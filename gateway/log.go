@@ -34,9 +34,11 @@ func replace(_ []string, a slog.Attr) slog.Attr {
 	switch v := a.Value.Resolve(); v.Kind() {
 	case slog.KindString:
 		a.Value = slog.StringValue(clean(v.String(), limit, a.Key == "stack"))
+	case slog.KindDuration:
+		a.Value = slog.StringValue(v.Duration().String()) // JSON would have nanoseconds
 	case slog.KindAny:
 		switch x := v.Any().(type) {
-		case slog.Level:
+		case slog.Level: // the line's own
 		case error:
 			a.Value = slog.StringValue(clean(x.Error(), limit, false))
 		default:

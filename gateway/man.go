@@ -8,7 +8,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
 )
 
@@ -36,21 +35,19 @@ func manRoutes(reg *prometheus.Registry) []httpx.Route {
 func debugRoutes() []httpx.Route {
 	return []httpx.Route{
 		{Method: http.MethodGet, Path: "/debug/pprof/*profile", Handler: debug},
-		{Method: http.MethodPost, Path: "/debug/pprof/*profile", Handler: debug}, // go tool pprof asks symbol with POST
+		{Method: http.MethodPost, Path: "/debug/pprof/symbol", Handler: plain(pprof.Symbol)}, // go tool pprof asks this way
 	}
 }
 
 func debug(w http.ResponseWriter, r *http.Request) error {
-	switch name := httpx.Param(r, "profile"); {
-	case r.Method == http.MethodPost && name != "/symbol":
-		return errs.MethodNotAllowed
-	case name == "/cmdline":
+	switch httpx.Param(r, "profile") {
+	case "/cmdline":
 		pprof.Cmdline(w, r)
-	case name == "/profile":
+	case "/profile":
 		pprof.Profile(w, r)
-	case name == "/symbol":
+	case "/symbol":
 		pprof.Symbol(w, r)
-	case name == "/trace":
+	case "/trace":
 		pprof.Trace(w, r)
 	default:
 		pprof.Index(w, r)

@@ -4,14 +4,59 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"path/filepath"
+	"time"
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
+	"github.com/kateway/kateway/store/embedded"
+	"github.com/kateway/kateway/store/kafka"
 )
 
-// openStore opens the store that the configuration names. failed is called when it can't go on.
-func openStore(_ context.Context, c *Config, _ *slog.Logger, _ func(error)) (store.Store, error) {
-	return nil, errors.New("store " + c.StoreKind() + " is not there yet")
+// kafkaPatience is how long a start waits for a cluster; one that comes later is used from then on.
+const kafkaPatience = 5 * time.Second
+
+// openStore opens the store that the configuration names.
+func openStore(ctx context.Context, c *Config, log *slog.Logger) (store.Store, error) {
+	if c.StoreKind() == "kafka" {
+		ctx, cancel := context.WithTimeout(ctx, kafkaPatience)
+		defer cancel()
+		k, err := kafka.Open(ctx, kafka.Config{Brokers: c.Kafka, Compression: c.KafkaCompression, ClientID: c.ID, Log: log})
+		if err != nil {
+			return nil, err
+		}
+		s, complete := any(k).(store.Store)
+		if !complete {
+			return nil, errors.New("store kafka can only publish yet")
+		}
+		return s, nil
+	}
+	return embedded.Open(embedded.Config{
+		Dir: filepath.Join(c.Data, "store"), Log: log,
+		Partitions: c.Partitions, Retention: c.Retention,
+		MaxMessage: max(int(c.MaxMessage), 1<<20) + int(c.MaxKey) + int(c.MaxHeader),
+	})
+}
+
+// mortal is a store that can come to a point where only a new process can go on.
+type mortal interface {
+	Done() <-chan struct{} // closed then
+	Err() error            // why
+}
+
+// storeEnd is closed when the store can't go on; nil for a store that always can.
+func (g *Gateway) storeEnd() <-chan struct{} {
+	if m, ok := g.store.(mortal); ok {
+		return m.Done()
+	}
+	return nil
+}
+
+func (g *Gateway) storeErr() error {
+	if m, ok := g.store.(mortal); ok {
+		return m.Err()
+	}
+	return nil
 }
 
 // parts are what the gateway stands on. A disk that is full ends publishing, but what it holds can still be read and acked.

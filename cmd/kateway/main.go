@@ -20,18 +20,30 @@ const (
 	exitUsage  = 2 // command line or configuration
 )
 
-// commands is the command line. The options of serve are gateway.Config's fields and nothing else.
+// commands is the command line.
 type commands struct {
-	Serve struct {
-		File    string         `name:"config" placeholder:"FILE" help:"YAML file with any of these options as keys."`
-		Options gateway.Config `embed:""`
-	} `cmd:"" default:"withargs" help:"Run the gateway (what kateway alone does too)."`
+	Serve  serveCommand `cmd:"" default:"withargs" help:"Run the gateway (what kateway alone does too)."`
 	Config struct {
 		Check struct {
 			File string `arg:"" help:"The YAML file."`
 		} `cmd:"" help:"Report every fault of a configuration file."`
 	} `cmd:"" help:"Look at a configuration."`
 	Version struct{} `cmd:"" help:"Print the version."`
+}
+
+// serveCommand has gateway.Config's fields as options and nothing else but where to read them from.
+type serveCommand struct {
+	File    string  `name:"config" placeholder:"FILE" help:"YAML file with any of these options as keys."`
+	Options options `embed:""`
+}
+
+// options is gateway.Config without its methods: kong would call Validate by itself, and see one fault in all of them.
+type options gateway.Config
+
+// Help is the second paragraph of kateway serve --help.
+func (serveCommand) Help() string {
+	return "Every option is also a key of the YAML file (--config) and an environment variable: " + envPrefix +
+		", then the name in upper case with _ for -, as " + envPrefix + "LOG_LEVEL. Flags win, then the environment, then the file."
 }
 
 // run is main without the process around it.

@@ -37,28 +37,36 @@ func parse(args, environ []string, stdout, stderr io.Writer) (invocation, error)
 	if err != nil {
 		return in, err
 	}
+	for _, node := range k.Model.Children {
+		if node.Name == "serve" {
+			l.options = node.Flags
+		}
+	}
 	ctx, err := k.Parse(args)
 	if in.done {
 		return in, nil
 	}
-	if err != nil {
+	var wrong *kong.ParseError
+	if errors.As(err, &wrong) {
+		l.load(wrong.Context)
 		return in, errors.Join(append([]error{err}, l.faults...)...)
 	}
-	in.command, in.config, in.file = ctx.Command(), c.Serve.Options, c.Config.Check.File
+	if err != nil {
+		return in, err
+	}
+	in.command, in.config, in.file = ctx.Command(), gateway.Config(c.Serve.Options), c.Config.Check.File
 	if in.command != "serve" {
 		return in, nil
 	}
 	return in, errors.Join(append(l.faults, l.locate(in.config.Validate())...)...)
 }
 
-const description = `Kafka as a service: publish with an HTTP POST, subscribe with an HTTP GET.
-
-Every option of serve is also a key of the YAML file (--config) and an environment variable (` + envPrefix + `, then the name in upper
-case with _ for -): flags win, then the environment, then the file.`
+const description = "Kafka as a service: publish with an HTTP POST, subscribe with an HTTP GET."
 
 // layers is what lies beneath the flags: the environment, then the file.
 type layers struct {
 	environ []string
+	options []*kong.Flag // of serve
 	loaded  bool
 	values  map[string]string // option -> value
 	origin  map[string]string // option -> where its value comes from
@@ -70,22 +78,22 @@ func (*layers) Validate(*kong.Application) error { return nil }
 
 // Resolve answers the value of an option that no flag gives.
 func (l *layers) Resolve(ctx *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-	if !l.loaded {
-		l.loaded = true
-		l.load(ctx)
-	}
+	l.load(ctx)
 	if v, found := l.values[flag.Name]; found {
 		return v, nil
 	}
 	return nil, nil //nolint:nilnil // kong's way to say that there is none
 }
 
-// load reads both layers. Values that can't be read are faults and left out.
+// load reads both layers, once. Values that can't be read are faults and left out.
 func (l *layers) load(ctx *kong.Context) {
-	l.values = map[string]string{}
+	if l.loaded {
+		return
+	}
+	l.loaded, l.values = true, map[string]string{}
 	options := map[string]*kong.Flag{}
 	file := ""
-	for _, f := range ctx.Selected().Flags {
+	for _, f := range l.options {
 		options[f.Name] = f
 	}
 	for _, p := range ctx.Path {
