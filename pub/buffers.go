@@ -8,41 +8,50 @@ import (
 const (
 	// minPooled is the smallest buffer worth keeping; smaller ones are made to measure.
 	minPooled = 32 << 10
-	// overshoot is by how much a zstd decoder may run over before it notices: a block, and what it copies beyond.
-	overshoot = 160 << 10
+	// minBig is the smallest buffer of which only one of a size is kept, for whoever comes next. A sync.Pool might keep one
+	// per processor, and that adds up.
+	minBig = 1 << 20
 )
 
-// buffers lends buffers for bodies. One that the store keeps, after errs.Uncertain, is not given back: the collector gets it.
+// buffers lends buffers for bodies. One that the store keeps, after errs.Uncertain, is not given back: the collector gets
+// it. What is kept is bounded by about twice the largest limit, and the small ones are up to the collector.
 type buffers struct {
 	sizes []int // ascending
-	pools []sync.Pool
+	small []sync.Pool
+	big   []chan []byte // by the same index as sizes; nil for small ones
 }
 
-// newBuffers has sizes for bodies up to the largest limit, decoded ones with their overshoot.
+// newBuffers has sizes for bodies up to the largest limit, and one for each limit.
 func newBuffers(limits ...int) *buffers {
-	b := &buffers{}
+	b := &buffers{sizes: limits}
 	for size := minPooled; size < slices.Max(limits); size *= 2 {
 		b.sizes = append(b.sizes, size)
 	}
-	for _, limit := range limits {
-		b.sizes = append(b.sizes, limit+overshoot)
-	}
 	slices.Sort(b.sizes)
 	b.sizes = slices.Compact(b.sizes)
-	b.pools = make([]sync.Pool, len(b.sizes))
+	b.small = make([]sync.Pool, len(b.sizes))
+	b.big = make([]chan []byte, len(b.sizes))
+	for i, size := range b.sizes {
+		if size >= minBig {
+			b.big[i] = make(chan []byte, 1)
+		}
+	}
 	return b
 }
 
 // get is an empty buffer with room for n bytes.
 func (b *buffers) get(n int) []byte {
-	if n < minPooled {
-		return make([]byte, 0, n)
-	}
 	i, _ := slices.BinarySearch(b.sizes, n)
-	if i == len(b.sizes) {
+	if n < minPooled || i == len(b.sizes) {
 		return make([]byte, 0, n)
 	}
-	if p, ok := b.pools[i].Get().(*[]byte); ok {
+	if big := b.big[i]; big != nil {
+		select {
+		case buf := <-big:
+			return buf
+		default:
+		}
+	} else if p, ok := b.small[i].Get().(*[]byte); ok {
 		return *p
 	}
 	return make([]byte, 0, b.sizes[i])
@@ -50,16 +59,22 @@ func (b *buffers) get(n int) []byte {
 
 // put gives a buffer back that nobody uses any more.
 func (b *buffers) put(buf []byte) {
-	if cap(buf) < minPooled {
+	i, ok := slices.BinarySearch(b.sizes, cap(buf))
+	if !ok {
 		return
 	}
-	if i, ok := slices.BinarySearch(b.sizes, cap(buf)); ok {
-		buf = buf[:0]
-		b.pools[i].Put(&buf)
+	buf = buf[:0]
+	if big := b.big[i]; big != nil {
+		select {
+		case big <- buf:
+		default:
+		}
+		return
 	}
+	b.small[i].Put(&buf)
 }
 
-// grow is buf with at least twice the room, at most limit bytes of it where that is more.
+// grow is buf with more room: four times as much, but not beyond limit bytes unless it has half of them already.
 func (b *buffers) grow(buf []byte, limit int) []byte {
 	bigger := b.get(max(min(4*cap(buf), limit), 2*cap(buf)))
 	bigger = append(bigger, buf...)

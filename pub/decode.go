@@ -1,9 +1,6 @@
 package pub
 
 import (
-	"bytes"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -17,122 +14,109 @@ import (
 // maxWindow is the largest window of a zstd frame: what RFC 9659 lets a sender use on HTTP.
 const maxWindow = 8 << 20
 
-// decoder decodes bodies. It may be used concurrently. What it holds beside the body and its decoded form is small: gzip
-// needs its 32 KiB window, zstd uses the output as its window.
-type decoder struct {
-	buffers *buffers
-	gzip    sync.Pool // of *gzip.Reader
-	zstd    *zstd.Decoder
+// decoders lends decoders of bodies. One holds its window and no more: 32 KiB for gzip, up to maxWindow for zstd. All
+// frames or members of a body are decoded; what is no frame at its end is an error.
+type decoders struct {
+	gzip sync.Pool
+	zstd chan *zstdReader // one is kept; a sync.Pool might keep one window per processor
 }
 
-func newDecoder(b *buffers) *decoder {
-	z, err := zstd.NewReader(nil, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
-	if err != nil {
-		panic(err) // the options are constants
-	}
-	return &decoder{buffers: b, zstd: z}
+func newDecoders() *decoders { return &decoders{zstd: make(chan *zstdReader, 1)} }
+
+// bodyReader decodes one body after the other.
+type bodyReader interface {
+	io.Reader
+	begin(src *source) error
 }
 
-// decode answers a buffer of its own, at most limit bytes. Kinds: TooLarge, InvalidBody.
-func (d *decoder) decode(enc encoding, src []byte, limit int) ([]byte, error) {
-	if len(src) == 0 {
-		return nil, fmt.Errorf("Content-Encoding is given, but the body is empty: %w", errs.InvalidBody)
-	}
-	run, announced := d.runGzip, gzipSize(src, limit)
-	if enc == zstandard {
-		run, announced = d.runZstd, zstdSize(src, limit)
-	}
-	tooLarge := fmt.Errorf("the decoded body has more than %d bytes: %w", limit, errs.TooLarge)
-	if announced > limit+overshoot {
-		return nil, tooLarge
-	}
-	dst := d.buffers.get(announced)
-	out, err := run(dst, src)
-	if errors.Is(err, zstd.ErrDecoderSizeExceeded) && cap(dst) < limit+overshoot { // it holds more than it announces
-		d.buffers.put(dst)
-		dst = d.buffers.get(limit + overshoot)
-		out, err = run(dst, src)
-	}
-	switch {
-	case errors.Is(err, zstd.ErrDecoderSizeExceeded), err == nil && len(out) > limit:
-		err = tooLarge
-	case err != nil:
-		err = fmt.Errorf("the body can't be decoded: %w: %w", err, errs.InvalidBody)
-	case out == nil:
-		return []byte{}, nil // an empty message is no tombstone
+// get is a reader of what src decodes to. It must be put back.
+func (d *decoders) get(enc encoding, src *source) (bodyReader, error) {
+	var z bodyReader
+	switch enc {
+	case zstandard:
+		select {
+		case z = <-d.zstd:
+		default:
+			z = newZstdReader()
+		}
 	default:
-		return out, nil
+		z, _ = d.gzip.Get().(*gzipReader)
+		if z == (*gzipReader)(nil) {
+			z = new(gzipReader)
+		}
 	}
-	d.buffers.put(dst)
-	return nil, err
+	if err := z.begin(src); err != nil {
+		d.put(z)
+		return nil, err
+	}
+	return z, nil
 }
 
-// runGzip decodes all members of src into dst, as far as it has room.
-func (d *decoder) runGzip(dst, src []byte) ([]byte, error) {
-	in := bytes.NewReader(src)
-	z, ok := d.gzip.Get().(*gzip.Reader)
-	if !ok {
-		z = new(gzip.Reader)
-	}
-	defer d.gzip.Put(z)
-	if err := z.Reset(in); err != nil {
-		return dst, noEOF(err)
-	}
-	for {
-		if len(dst) == cap(dst) {
-			return dst, fullUnlessEnd(z)
+func (d *decoders) put(z bodyReader) {
+	switch z := z.(type) {
+	case *gzipReader:
+		z.src.Reader = nil
+		d.gzip.Put(z)
+	case *zstdReader:
+		if z.Reset(nil) != nil {
+			return
 		}
-		n, err := z.Read(dst[len(dst):cap(dst)])
-		dst = dst[:len(dst)+n]
-		if err == io.EOF {
-			return dst, nil
-		}
-		if err != nil {
-			return dst, err
+		select {
+		case d.zstd <- z:
+		default:
 		}
 	}
 }
 
-// fullUnlessEnd is what a reader is at where there is no room left.
-func fullUnlessEnd(r io.Reader) error {
-	var extra [1]byte
-	switch n, err := io.ReadFull(r, extra[:]); {
-	case n > 0:
-		return zstd.ErrDecoderSizeExceeded
-	case err != io.EOF:
-		return err
-	}
-	return nil
+type gzipReader struct {
+	gzip.Reader
+	src *source
 }
 
-func noEOF(err error) error {
+func (z *gzipReader) begin(src *source) error {
+	z.src = src
+	err := z.Reset(src)
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}
 	return err
 }
 
-func (d *decoder) runZstd(dst, src []byte) ([]byte, error) { return d.zstd.DecodeAll(src, dst) }
+type zstdReader struct{ *zstd.Decoder }
 
-// gzipSize is what the last member announces at its end, if that is believable; else room for all that is allowed.
-func gzipSize(src []byte, limit int) int {
-	if len(src) >= 4 {
-		if n := binary.LittleEndian.Uint32(src[len(src)-4:]); int64(n) <= int64(limit) {
-			return int(n)
-		}
+func newZstdReader() *zstdReader {
+	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+	if err != nil {
+		panic(err) // the options are constants
 	}
-	return limit + overshoot
+	return &zstdReader{z}
 }
 
-// zstdSize is what the first frame announces at its begin, at most one more than the limit with its overshoot; where it
-// announces nothing, room for all that is allowed. The whole is not less than its first frame.
-func zstdSize(src []byte, limit int) int {
-	var head zstd.Header
-	if err := head.Decode(src); err != nil || !head.HasFCS {
-		return limit + overshoot
+func (z *zstdReader) begin(src *source) error {
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(src, first); err != nil { // the library takes no bytes at all for a stream of nothing
+		return fmt.Errorf("no frame: %w", io.ErrUnexpectedEOF)
 	}
-	if head.FrameContentSize > uint64(limit) {
-		return limit + overshoot + 1
+	src.unread = first
+	return z.Reset(src)
+}
+
+// source is an encoded body, at most limit bytes of it: without a limit a body of empty frames would never end.
+type source struct {
+	io.Reader
+	left   int
+	unread []byte
+}
+
+func (s *source) Read(b []byte) (int, error) {
+	if len(s.unread) > 0 {
+		n := copy(b, s.unread)
+		s.unread = s.unread[n:]
+		return n, nil
 	}
-	return int(head.FrameContentSize)
+	n, err := s.Reader.Read(b)
+	if s.left -= n; s.left < 0 {
+		return 0, fmt.Errorf("the encoded body is larger than the decoded one may be: %w", errs.TooLarge)
+	}
+	return n, err
 }

@@ -60,15 +60,15 @@ type Config struct {
 
 // Handler serves publishes. Its methods may be called concurrently.
 type Handler struct {
-	store   store.Publisher
-	once    store.OncePublisher // nil where the store can't
-	topics  Topics
-	limits  Limits
-	metrics *metrics
-	buffers *buffers
-	decoder *decoder
-	slabs   slabs
-	queue   *queue
+	store    store.Publisher
+	once     store.OncePublisher // nil where the store can't
+	topics   Topics
+	limits   Limits
+	metrics  *metrics
+	buffers  *buffers
+	decoders *decoders
+	slabs    slabs
+	queue    *queue
 }
 
 // New makes a Handler. It panics where the metrics are registered already.
@@ -76,8 +76,8 @@ func New(c Config) *Handler {
 	limits := c.Limits.withDefaults()
 	h := &Handler{store: c.Store, topics: c.Topics, limits: limits, metrics: newMetrics(c.Metrics)}
 	h.once, _ = c.Store.(store.OncePublisher)
-	h.buffers = newBuffers(limits.Message, limits.Batch)
-	h.decoder = newDecoder(h.buffers)
+	h.buffers = newBuffers(limits.Message+1, limits.Batch+1)
+	h.decoders = newDecoders()
 	h.queue = newQueue(limits.Async, h.publishQueued, c.Log)
 	return h
 }
