@@ -30,7 +30,9 @@ func answer(w http.ResponseWriter, q *request, msgs []*store.Message, err error)
 		if err := noneStored(batch); err != nil {
 			return err
 		}
-		status = http.StatusMultiStatus
+		if anyIs(err, func(e error) bool { return e != nil }) {
+			status = http.StatusMultiStatus
+		}
 	}
 	body, encodeErr := appendResults(make([]byte, 0, 16+len(msgs)*40), msgs, err)
 	if encodeErr != nil {

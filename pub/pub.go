@@ -78,7 +78,7 @@ func New(c Config) *Handler {
 	h.once, _ = c.Store.(store.OncePublisher)
 	h.buffers = newBuffers(limits.Message+1, limits.Batch+1)
 	h.decoders = newDecoders()
-	h.queue = newQueue(limits.Async, h.publishQueued, c.Log)
+	h.queue = newQueue(limits.Async, h.metrics.queued, h.publishQueued, c.Log)
 	return h
 }
 

@@ -132,6 +132,26 @@ func (g *gateway) stored(t testing.TB, topic string) (out []*store.Message) {
 	return out
 }
 
+// series is what the metrics say, by name{label=value ...}; of a histogram the count.
+func (g *gateway) series(t testing.TB) map[string]float64 {
+	t.Helper()
+	families, err := g.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, l.GetName()+"="+l.GetValue())
+			}
+			out[f.GetName()+"{"+strings.Join(labels, " ")+"}"] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	return out
+}
+
 // show makes a message readable: key|headers|value, nil as ~.
 func show(m *store.Message) string {
 	var b strings.Builder

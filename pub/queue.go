@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/meta"
 	"github.com/kateway/kateway/store"
@@ -33,6 +35,7 @@ type job struct {
 // refuses: see push.
 type queue struct {
 	limit   int64
+	gauge   prometheus.Gauge // shows bytes
 	publish func(ctx context.Context, t meta.Topic, jobs []job) (failed int, first error)
 	log     *slog.Logger
 	ctx     context.Context // of all publishes; ends when close gives up
@@ -47,8 +50,8 @@ type queue struct {
 	unsaid int           // messages that failed and were not logged
 }
 
-func newQueue(limit int64, publish func(context.Context, meta.Topic, []job) (int, error), log *slog.Logger) *queue {
-	q := &queue{limit: limit, publish: publish, log: log, jobs: map[meta.Topic][]job{}, idle: make(chan struct{})}
+func newQueue(limit int64, gauge prometheus.Gauge, publish func(context.Context, meta.Topic, []job) (int, error), log *slog.Logger) *queue {
+	q := &queue{limit: limit, gauge: gauge, publish: publish, log: log, jobs: map[meta.Topic][]job{}, idle: make(chan struct{})}
 	q.ctx, q.cancel = context.WithCancel(context.Background())
 	return q
 }
@@ -64,6 +67,7 @@ func (q *queue) push(t meta.Topic, j job) error {
 		return fmt.Errorf("async publish: %d bytes are queued: %w", q.bytes, errs.Overloaded)
 	}
 	q.bytes += j.weight
+	q.gauge.Set(float64(q.bytes))
 	waiting, works := q.jobs[t]
 	q.jobs[t] = append(waiting, j)
 	if !works {
@@ -114,6 +118,7 @@ func (q *queue) done(t meta.Topic, jobs []job, failed int, err error) {
 		q.bytes -= jobs[i].weight
 		jobs[i] = job{} // the array may live on under the jobs that are still to come
 	}
+	q.gauge.Set(float64(q.bytes))
 	if failed == 0 {
 		return
 	}
