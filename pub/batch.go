@@ -37,6 +37,11 @@ func (s *slabs) put(b *slab) {
 	s.pool.Put(b)
 }
 
+// add appends a message with what the request says of all its messages.
+func (b *slab) add(q *request, value []byte) {
+	b.messages = append(b.messages, store.Message{Key: q.key, Value: value, Headers: q.headers, Partition: q.partition})
+}
+
 // refer makes the refs when nothing is appended to messages any more.
 func (b *slab) refer() {
 	b.refs = slices.Grow(b.refs[:0], len(b.messages))
@@ -48,11 +53,14 @@ func (b *slab) refer() {
 // split cuts the body into messages, which share its bytes. One element that is bad or too large refuses all of it, with
 // the element's number, counted from 1, in the text. Kinds: InvalidBody, TooLarge.
 func (h *Handler) split(q *request, to *slab) error {
-	c := cutter{h: h, q: q, slab: to}
 	body, err := to.body, error(nil)
+	if q.format == formatSingle {
+		to.add(q, body[:len(body):len(body)])
+		to.refer()
+		return nil
+	}
+	c := cutter{h: h, q: q, slab: to}
 	switch q.format {
-	case formatSingle:
-		c.add(body[:len(body):len(body)])
 	case formatLines:
 		err = c.lines(body, c.line)
 	case formatObjects:
@@ -89,11 +97,6 @@ func withoutJSON(headers []store.Header) []store.Header {
 		return headers
 	}
 	return slices.DeleteFunc(slices.Clone(headers), is)
-}
-
-// add appends a message with what the request says of all its messages.
-func (c *cutter) add(value []byte) {
-	c.slab.messages = append(c.slab.messages, store.Message{Key: c.q.key, Value: value, Headers: c.q.headers, Partition: c.q.partition})
 }
 
 // check refuses a value that is too large and a message too many.
@@ -135,7 +138,7 @@ func (c *cutter) line(i int, line []byte) error {
 	if err := c.check("line", i, line); err != nil {
 		return err
 	}
-	c.add(line)
+	c.slab.add(c.q, line)
 	return nil
 }
 
@@ -177,7 +180,7 @@ func (c *cutter) frames(body []byte) error {
 		if err := c.check("frame", i, value); err != nil {
 			return err
 		}
-		c.add(value)
+		c.slab.add(c.q, value)
 		body = rest
 	}
 	return nil
@@ -193,7 +196,7 @@ func (c *cutter) element(i int, v []byte) error {
 	if err := c.check("element", i+1, value); err != nil {
 		return err
 	}
-	c.add(value)
+	c.slab.add(c.q, value)
 	if isText {
 		c.slab.messages[len(c.slab.messages)-1].Headers = c.textHeaders
 	}

@@ -63,15 +63,15 @@ func (b *buffers) put(buf []byte) {
 	if !ok {
 		return
 	}
-	buf = buf[:0]
 	if big := b.big[i]; big != nil {
 		select {
-		case big <- buf:
+		case big <- buf[:0]:
 		default:
 		}
 		return
 	}
-	b.small[i].Put(&buf)
+	keep := buf[:0] // another variable, so that only this path allocates
+	b.small[i].Put(&keep)
 }
 
 // grow is buf with more room: four times as much, but not beyond limit bytes unless it has half of them already.
