@@ -1,0 +1,229 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/store"
+)
+
+const (
+	retention      = "retention.ms"
+	retentionBytes = "retention.bytes"
+)
+
+// Topics is store.Admin's, as are the methods below.
+func (s *Store) Topics(ctx context.Context) ([]store.Topic, error) {
+	if err := s.usable(); err != nil {
+		return nil, err
+	}
+	details, err := s.adm.ListTopics(ctx)
+	if err != nil {
+		return nil, s.failed("listing topics", err)
+	}
+	var list []store.Topic
+	for _, d := range details {
+		if d.Err != nil || d.IsInternal {
+			continue
+		}
+		t := store.Topic{Name: d.Topic, Partitions: int32(len(d.Partitions))}
+		for _, p := range d.Partitions {
+			t.Replicas = int16(len(p.Replicas))
+			break
+		}
+		list = append(list, t)
+	}
+	slices.SortFunc(list, func(a, b store.Topic) int { return strings.Compare(a.Name, b.Name) })
+	return list, s.describe(ctx, list)
+}
+
+// describe fills in the topics' retention.
+func (s *Store) describe(ctx context.Context, list []store.Topic) error {
+	if len(list) == 0 {
+		return nil
+	}
+	names := make([]string, len(list))
+	for i, t := range list {
+		names[i] = t.Name
+	}
+	configs, err := s.adm.DescribeTopicConfigs(ctx, names...)
+	if err != nil {
+		return s.failed("describing topics", err)
+	}
+	for _, c := range configs {
+		i, found := slices.BinarySearchFunc(list, c.Name, func(t store.Topic, name string) int { return strings.Compare(t.Name, name) })
+		if !found || c.Err != nil {
+			continue // deleted meanwhile
+		}
+		for _, kv := range c.Configs {
+			n, _ := strconv.ParseInt(kv.MaybeValue(), 10, 64)
+			switch kv.Key {
+			case retention:
+				list[i].Retention = max(-1, time.Duration(n)*time.Millisecond)
+			case retentionBytes:
+				list[i].RetentionBytes = max(-1, n)
+			}
+		}
+	}
+	return nil
+}
+
+// settings are the topic's retention as Kafka spells it.
+func settings(t store.Topic) map[string]*string {
+	m := map[string]*string{}
+	switch {
+	case t.Retention < 0:
+		m[retention] = kadm.StringPtr("-1")
+	case t.Retention > 0:
+		m[retention] = kadm.StringPtr(strconv.FormatInt(max(1, t.Retention.Milliseconds()), 10))
+	}
+	if t.RetentionBytes != 0 {
+		m[retentionBytes] = kadm.StringPtr(strconv.FormatInt(max(-1, t.RetentionBytes), 10))
+	}
+	return m
+}
+
+// CreateTopic also waits until the brokers know the new topic and each partition has a leader.
+func (s *Store) CreateTopic(ctx context.Context, t store.Topic) error {
+	if err := s.usable(); err != nil {
+		return err
+	}
+	if t.Name == "" || t.Partitions < 0 || t.Replicas < 0 {
+		return fmt.Errorf("topic %q with %d partitions and %d replicas: %w", t.Name, t.Partitions, t.Replicas, errs.InvalidParam)
+	}
+	partitions, replicas := t.Partitions, t.Replicas
+	if partitions == 0 {
+		partitions = -1
+	}
+	if replicas == 0 {
+		replicas = -1
+	}
+	resp, err := s.adm.CreateTopic(ctx, partitions, replicas, settings(t), t.Name)
+	switch {
+	case errors.Is(err, kerr.InvalidTopicException) && strings.Contains(resp.ErrMessage, "collide"):
+		return fmt.Errorf("topic %q: %s: %w", t.Name, resp.ErrMessage, errs.Conflict)
+	case err != nil && resp.ErrMessage != "":
+		return s.failed(fmt.Sprintf("creating topic %q: %s", t.Name, resp.ErrMessage), err)
+	case err != nil:
+		return s.failed(fmt.Sprintf("creating topic %q", t.Name), err)
+	}
+	return s.awaitTopic(ctx, t.Name, resp.ID, int(resp.NumPartitions))
+}
+
+// awaitTopic waits until the topic has that many partitions, each with a leader.
+func (s *Store) awaitTopic(ctx context.Context, name string, id kadm.TopicID, partitions int) error {
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
+		d, err := s.detail(ctx, name)
+		if err != nil && !errors.Is(err, errs.UnknownTopic) {
+			return err
+		}
+		ready := err == nil && len(d.Partitions) >= partitions && (d.ID == id || id == kadm.TopicID{})
+		for _, p := range d.Partitions {
+			ready = ready && p.Err == nil && p.Leader >= 0
+		}
+		if ready {
+			return nil
+		}
+		if !pause(ctx, wait) {
+			return fmt.Errorf("topic %q is made, but not ready yet: %w: %w", name, ctx.Err(), errs.Unavailable)
+		}
+	}
+}
+
+// AlterTopic also waits until new partitions can be published to.
+func (s *Store) AlterTopic(ctx context.Context, t store.Topic) error {
+	d, err := s.patientDetail(ctx, t.Name)
+	if err != nil {
+		return err
+	}
+	have := int32(len(d.Partitions))
+	if t.Partitions < 0 || t.Partitions != 0 && t.Partitions < have {
+		return fmt.Errorf("topic %q has %d partitions and can't have %d: %w", t.Name, have, t.Partitions, errs.InvalidParam)
+	}
+	var changes []kadm.AlterConfig
+	for name, value := range settings(t) {
+		changes = append(changes, kadm.AlterConfig{Name: name, Value: value})
+	}
+	if len(changes) > 0 {
+		answers, err := s.adm.AlterTopicConfigs(ctx, changes, t.Name)
+		for _, a := range answers {
+			err = errors.Join(err, a.Err)
+		}
+		if err != nil {
+			return s.failed(fmt.Sprintf("configuring topic %q", t.Name), err)
+		}
+	}
+	if t.Partitions <= have {
+		return nil
+	}
+	answers, err := s.adm.UpdatePartitions(ctx, int(t.Partitions), t.Name)
+	if err == nil {
+		err = answers.Error()
+	}
+	if err != nil {
+		return s.failed(fmt.Sprintf("adding partitions to topic %q", t.Name), err)
+	}
+	return s.grown(ctx, t)
+}
+
+// grown waits for the new partitions, and tells all who use the topic here.
+func (s *Store) grown(ctx context.Context, t store.Topic) error {
+	if err := s.awaitTopic(ctx, t.Name, kadm.TopicID{}, int(t.Partitions)); err != nil {
+		return err
+	}
+	if v, ok := s.topics.Load(t.Name); ok {
+		s.refresh(ctx, v.(*topic)) //nolint:errcheck,forcetypeassert // it holds nothing else
+	}
+	for _, f := range s.feedsOf(t.Name) {
+		f.cl.ForceMetadataRefresh()
+	}
+	return nil
+}
+
+// feedsOf are the members of this process on the topic.
+func (s *Store) feedsOf(topic string) []*feed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []*feed
+	for f := range s.feeds {
+		if f.spec.Topic == topic {
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+// DeleteTopic also waits until the brokers no longer know the topic.
+func (s *Store) DeleteTopic(ctx context.Context, name string) error {
+	if err := s.usable(); err != nil {
+		return err
+	}
+	if _, err := s.adm.DeleteTopic(ctx, name); err != nil {
+		return s.failed(fmt.Sprintf("deleting topic %q", name), err)
+	}
+	for {
+		_, err := s.detail(ctx, name)
+		if errors.Is(err, errs.UnknownTopic) {
+			break
+		}
+		if !pause(ctx, 10*time.Millisecond) {
+			return fmt.Errorf("topic %q is being deleted: %w: %w", name, ctx.Err(), errs.Unavailable)
+		}
+	}
+	if v, ok := s.topics.Load(name); ok {
+		s.forget(v.(*topic)) //nolint:errcheck,forcetypeassert // it holds nothing else
+	}
+	for _, f := range s.feedsOf(name) {
+		s.background(f.verify)
+	}
+	return nil
+}

@@ -1,0 +1,122 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/kateway/kateway/store"
+)
+
+const (
+	commitEvery   = 100 * time.Millisecond // at most, one request for all partitions
+	commitTimeout = 10 * time.Second
+)
+
+// commits writes noted positions: at once after a rest, else when commitEvery has passed.
+func (f *feed) commits() {
+	for {
+		select {
+		case <-f.noted:
+		case <-f.ctx.Done():
+			return
+		}
+		ctx, cancel := context.WithTimeout(f.ctx, commitTimeout)
+		f.write(ctx, nil)
+		cancel()
+		if !pause(f.ctx, commitEvery) {
+			return
+		}
+	}
+}
+
+// write writes the noted positions of the partitions (nil: all) and returns when the cluster has answered. Those that
+// it does not take are told by Poll.
+func (f *feed) write(ctx context.Context, partitions []int32) {
+	f.writing.Lock() // an older commit must not overtake a newer one
+	defer f.writing.Unlock()
+	positions := f.collectPositions(partitions)
+	if len(positions) == 0 {
+		return
+	}
+	offsets := map[int32]kgo.EpochOffset{}
+	for p, pos := range positions {
+		offsets[p] = kgo.EpochOffset{Epoch: -1, Offset: pos.Next}
+	}
+	ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
+		for i := range req.Topics {
+			for j := range req.Topics[i].Partitions {
+				rp := &req.Topics[i].Partitions[j]
+				rp.Metadata = kmsg.StringPtr(positions[rp.Partition].Beyond)
+			}
+		}
+		return nil
+	})
+	f.cl.CommitOffsetsSync(ctx, map[string]map[int32]kgo.EpochOffset{f.spec.Topic: offsets},
+		func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
+			f.written(positions, resp, err)
+		})
+}
+
+// collectPositions takes the noted positions; from then on they are the writer's.
+func (f *feed) collectPositions(partitions []int32) map[int32]store.Position {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	positions := map[int32]store.Position{}
+	for p, pt := range f.parts {
+		if pt.position != nil && (partitions == nil || slices.Contains(partitions, p)) {
+			positions[p] = *pt.position
+			pt.position = nil
+		}
+	}
+	return positions
+}
+
+// written takes the cluster's answer.
+func (f *feed) written(positions map[int32]store.Position, resp *kmsg.OffsetCommitResponse, err error) {
+	answers := map[int32]error{}
+	if err == nil && resp != nil {
+		for _, t := range resp.Topics {
+			for _, p := range t.Partitions {
+				answers[p.Partition] = kerr.ErrorForCode(p.ErrorCode)
+			}
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lastErr = nil
+	for p, pos := range positions {
+		answer := answers[p]
+		if err != nil {
+			answer = err
+		}
+		if answer != nil {
+			f.notWritten(pos, answer)
+		}
+	}
+	signal(f.wake)
+}
+
+func (f *feed) notWritten(pos store.Position, err error) {
+	err = f.s.failed(fmt.Sprintf("position of group %q on partition %d", f.spec.Group, pos.Partition), err)
+	f.lastErr = err
+	pt := f.parts[pos.Partition]
+	switch {
+	case pt == nil:
+		return
+	case errors.Is(err, kerr.RebalanceInProgress), errors.Is(err, kerr.UnknownMemberID), errors.Is(err, kerr.IllegalGeneration):
+		// Either the membership goes on, and this is tried again, or the partition is about to be lost.
+		if pt.position == nil {
+			pt.position = &pos
+		}
+		signal(f.noted)
+	case pt.position == nil: // else a newer one is on its way
+		f.refused = append(f.refused, store.Refusal{Partition: pos.Partition, Err: err})
+	}
+}

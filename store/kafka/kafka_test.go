@@ -1,0 +1,175 @@
+package kafka
+
+import (
+	"context"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/goleak"
+
+	"github.com/kateway/kateway/internal/testkit"
+	"github.com/kateway/kateway/store"
+	"github.com/kateway/kateway/store/storetest"
+)
+
+// The real clusters of this package's tests; the first test that needs one starts it.
+var (
+	cluster = testkit.NewShared(testkit.Brokers(3))
+	oldest  = testkit.NewShared(testkit.Line("3.9"))
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	cluster.Close()
+	oldest.Close()
+	os.Exit(code)
+}
+
+// fake is a cluster in this process, for one test.
+func fake(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {
+	t.Helper()
+	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(3), kfake.GroupMinSessionTimeout(100 * time.Millisecond)}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// open makes a store that is closed with the test.
+func open(t testing.TB, cfg Config) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		_ = s.Close(ctx)
+	})
+	return s
+}
+
+func TestStoreOnFake(t *testing.T) {
+	c := fake(t)
+	suite(t, c.ListenAddrs(), Config{SessionTimeout: time.Second}, 30*time.Second)
+}
+
+func TestStoreOnThreeBrokers(t *testing.T) {
+	suite(t, cluster.Get(t).Addrs(), Config{SessionTimeout: 2 * time.Second}, time.Minute)
+}
+
+func TestStoreOnTheOldestKafka(t *testing.T) {
+	suite(t, oldest.Get(t).Addrs(), Config{SessionTimeout: 2 * time.Second}, time.Minute)
+}
+
+func suite(t *testing.T, brokers []string, cfg Config, patience time.Duration) {
+	cfg.Brokers = brokers
+	gates := sync.Map{} // store -> *gate
+	start := func(t *testing.T) store.Store {
+		g := &gate{open: make(chan struct{})}
+		close(g.open)
+		cfg := cfg
+		cfg.dial = g.dial
+		s, err := Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		gates.Store(s, g)
+		return s
+	}
+	storetest.Run(t, storetest.Config{
+		New: start, Shared: true, Patience: patience, TooLarge: 1_100_000,
+		Reopen: func(t *testing.T, s store.Store) store.Store {
+			_ = s.Close(t.Context())
+			return start(t)
+		},
+		Cut: func(_ *testing.T, s store.Store) func() {
+			g, _ := gates.Load(s)
+			return g.(*gate).shut()
+		},
+		Crash: func(_ *testing.T, _ store.Store, f store.Feed) { f.(*feed).crash() },
+		Trim: func(t *testing.T, s store.Store, topic string, p int32, before int64) {
+			at := kadm.Offsets{}
+			at.AddOffset(topic, p, before, -1)
+			if _, err := s.(*Store).adm.DeleteRecords(t.Context(), at); err != nil {
+				t.Fatal(err)
+			}
+		},
+		Absent: map[storetest.Power]string{storetest.Once: "Kafka remembers no keys of publishes"},
+		Leaks: []goleak.Option{
+			goleak.IgnoreAnyFunction("github.com/twmb/franz-go/pkg/kfake.(*group).manage"),
+		},
+	})
+}
+
+// crash ends the member as the death of the process would.
+func (f *feed) crash() {
+	f.cancel()
+	f.cl.Close()
+}
+
+// gate makes connections on which nothing arrives while it is shut. What is sent goes out.
+type gate struct {
+	mu   sync.Mutex
+	open chan struct{} // closed while it is open
+}
+
+func (g *gate) shut() (reopen func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := make(chan struct{})
+	g.open = c
+	return func() { close(c) }
+}
+
+func (g *gate) dial(ctx context.Context, network, host string) (net.Conn, error) {
+	c, err := (&net.Dialer{}).DialContext(ctx, network, host)
+	if err != nil {
+		return nil, err
+	}
+	return &gated{Conn: c, g: g, closed: make(chan struct{})}, nil
+}
+
+type gated struct {
+	net.Conn
+	g      *gate
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (c *gated) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.g.mu.Lock()
+	open := c.g.open
+	c.g.mu.Unlock()
+	select {
+	case <-open:
+		return n, err
+	case <-c.closed:
+		return 0, net.ErrClosed
+	}
+}
+
+func (c *gated) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// client is a plain client of the cluster, that shares nothing with the store.
+func client(t testing.TB, brokers []string, opts ...kgo.Opt) *kgo.Client {
+	t.Helper()
+	cl, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(brokers...), kgo.DisableClientMetrics()}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	return cl
+}
