@@ -42,6 +42,7 @@ func listen(ctx context.Context, addr string) (net.Listener, error) {
 			return nil
 		},
 	}
+	lc.SetMultipathTCP(false) // Go's default; it takes neither the option above nor the filter of refuseNew
 	ln, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", addr, err)
