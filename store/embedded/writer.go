@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"fmt"
+	"runtime"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -15,9 +16,10 @@ const (
 	maxBlockBytes = 256 << 10 // a block ends when it has reached so many bytes,
 	maxBlockCount = 1 << 16   // or so many messages
 
-	// rounds is how many there may be at a time: one waits for its sync, and the next is being made meanwhile, with all
-	// publishes that came since. More would make each smaller and share fewer syncs.
-	rounds = 2
+	// While a round waits for its sync the next one is gathered. When it has so many bytes it is worth writing meanwhile;
+	// a smaller one had better wait and grow, since the sync is what costs.
+	overlapBytes = 64 << 10
+	rounds       = 2
 )
 
 // writer is the one goroutine that writes to pebble. It works in rounds: it takes what is queued, gives it to pebble as
@@ -62,47 +64,68 @@ func newWriter(s *Store) *writer {
 
 // run ends when the queue is closed and empty and everything in it answered.
 func (w *writer) run() {
-	synced := make(chan struct{})
+	ended := make(chan struct{})
 	go func() {
-		defer close(synced)
+		defer close(ended)
 		for r := range w.syncing {
 			w.finish(r)
 			w.free <- r
 		}
 	}()
 	for o := range w.s.queue {
-		r := <-w.free // meanwhile more came
-		w.gather(r, o)
+		r := <-w.free
+		r.reset(w.s.cfg.Now().UnixMilli())
+		w.take(r, o)
+		w.gather(r)
 		w.do(r)
 	}
 	close(w.syncing)
-	<-synced
+	<-ended
 	close(w.s.writing)
 }
 
-// gather takes first and what else is queued.
-func (w *writer) gather(r *round, first *op) {
-	r.reset(w.s.cfg.Now().UnixMilli())
-	for o := first; ; {
-		if o.state.CompareAndSwap(opQueued, opTaken) {
-			r.ops = append(r.ops, o)
-			r.bytes += o.bytes
-		} else {
-			w.s.forsake(o)
-		}
-		if len(r.ops) >= maxRoundOps || r.bytes >= maxRoundBytes {
-			return
-		}
+// gather adds what else is queued. Publishers that were answered just now and have more to say get to say it first.
+func (w *writer) gather(r *round) {
+	w.drain(r)
+	for len(w.free) < rounds-1 && r.bytes < overlapBytes {
 		select {
-		case next, open := <-w.s.queue:
+		case o, open := <-w.s.queue:
 			if !open {
 				return
 			}
-			o = next
+			w.take(r, o)
+			w.drain(r)
+		case other := <-w.free:
+			w.free <- other
+		}
+	}
+	runtime.Gosched()
+	w.drain(r)
+}
+
+// drain adds what is queued now.
+func (w *writer) drain(r *round) {
+	for len(r.ops) < maxRoundOps && r.bytes < maxRoundBytes {
+		select {
+		case o, open := <-w.s.queue:
+			if !open {
+				return
+			}
+			w.take(r, o)
 		default:
 			return
 		}
 	}
+}
+
+// take adds an op, unless its caller has left.
+func (w *writer) take(r *round, o *op) {
+	if !o.state.CompareAndSwap(opQueued, opTaken) {
+		w.s.forsake(o)
+		return
+	}
+	r.ops = append(r.ops, o)
+	r.bytes += o.bytes
 }
 
 func (r *round) reset(now int64) {
