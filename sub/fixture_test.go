@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -290,7 +291,7 @@ func awaitCommit(tb testing.TB, w *world, name string, next int64) {
 		if tb.Context().Err() != nil {
 			tb.Fatalf("the position of %s never became %d", name, next)
 		}
-		time.Sleep(time.Millisecond) // the store has no way to tell; the test's deadline bounds this
+		runtime.Gosched() // the store has no way to tell
 	}
 }
 
@@ -327,4 +328,15 @@ func metric(tb testing.TB, from prometheus.Gatherer, series string) float64 {
 	}
 	tb.Fatalf("there is no series %s", series)
 	return 0
+}
+
+// awaitMetric waits until a series has the value.
+func awaitMetric(tb testing.TB, w *world, series string, want float64) {
+	tb.Helper()
+	for metric(tb, w.metrics, series) != want {
+		if tb.Context().Err() != nil {
+			tb.Fatalf("%s never became %v", series, want)
+		}
+		runtime.Gosched()
+	}
 }

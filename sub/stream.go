@@ -51,7 +51,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request) error {
 	open.Inc()
 	defer open.Dec()
 	s := &stream{
-		h: h, session: session, form: wish.form, explicit: wish.explicit, most: most, left: wish.limit, endless: wish.limit == 0,
+		h: h, session: session, form: wish.form, explicit: wish.explicit, stays: stays, most: most, left: wish.limit, endless: wish.limit == 0,
 		out: h.newOut(w, wish.coding), enc: h.encoder(&wish.wish, key), cursor: newCursor(key.Topic),
 		count: h.metrics.messages.of(wish.topic),
 	}
@@ -69,6 +69,7 @@ type stream struct {
 	session  group.Session
 	form     streamForm
 	explicit bool
+	stays    bool  // what is un-acked at the end stays with the client
 	most     int   // messages at once
 	left     int64 // messages until the limit
 	endless  bool
@@ -180,12 +181,14 @@ func (s *stream) deliver(ctx context.Context, b group.Batch) error {
 }
 
 // flush writes the chunk and then, where the client does not do it, acks its messages. For a client that has gone nothing
-// is written: closing the session makes its messages due.
+// is written.
 func (s *stream) flush(ctx context.Context, c *chunk) error {
-	if err := ctx.Err(); err != nil {
-		return err
+	err := ctx.Err()
+	if err == nil {
+		err = s.out.send(c)
 	}
-	if err := s.out.send(c); err != nil {
+	if err != nil {
+		s.giveBack(c.verbs)
 		return fmt.Errorf("%d messages could not be written and are due again: %w", len(c.verbs), err)
 	}
 	s.wrote = time.Now()
@@ -196,6 +199,17 @@ func (s *stream) flush(ctx context.Context, c *chunk) error {
 	s.count.Add(float64(len(c.verbs)))
 	c.buf, c.verbs = c.buf[:0], c.verbs[:0]
 	return nil
+}
+
+// giveBack makes messages due that the client never got. Most streams do that by closing their session.
+func (s *stream) giveBack(verbs []group.Verb) {
+	if !s.stays || len(verbs) == 0 {
+		return
+	}
+	for i := range verbs {
+		verbs[i].Op = group.Nack
+	}
+	s.session.Settle(verbs...)
 }
 
 // end ends the answer: in good order when the limit is reached, the gateway stops or the topic is gone, by cutting the
