@@ -1,6 +1,7 @@
 package pub
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -171,7 +172,7 @@ func TestEveryByteValue(t *testing.T) {
 			}
 			delete(want, h.Key)
 		}
-		if string(m.Key) != string(all) || string(m.Value) != string(all) || len(want) > 0 {
+		if !bytes.Equal(m.Key, all) || !bytes.Equal(m.Value, all) || len(want) > 0 {
 			t.Errorf("%s: %q", topic, show(m))
 		}
 		return m

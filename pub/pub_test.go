@@ -59,7 +59,7 @@ func newGateway(t testing.TB, change func(*Config)) *gateway {
 	}
 	g.Server = httptest.NewServer(router)
 	t.Cleanup(func() {
-		g.Server.Close()
+		g.Close()
 		if err := g.handler.Close(context.Background()); err != nil {
 			t.Error(err)
 		}

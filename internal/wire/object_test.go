@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -73,7 +74,7 @@ func TestObjectDepthIsBounded(t *testing.T) {
 			t.Errorf("depth %d: in place is %v, want %v", n, got, inPlace)
 		}
 		var back store.Message
-		if err := new(ObjectReader).Read(line, &back); err != nil || string(back.Value) != string(m.Value) {
+		if err := new(ObjectReader).Read(line, &back); err != nil || !bytes.Equal(back.Value, m.Value) {
 			t.Errorf("depth %d does not come back: %v", n, err)
 		}
 	}

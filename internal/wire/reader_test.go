@@ -21,27 +21,27 @@ func TestReadObject(t *testing.T) {
 		}
 		return out
 	}
-	any := store.AnyPartition
+	unset := store.AnyPartition
 	cases := []struct {
 		line string
 		want store.Message
 	}{
-		{`{"value":"v"}`, store.Message{Partition: any, Value: []byte("v")}},
-		{` { "value" : "" } `, store.Message{Partition: any, Value: []byte{}}},
-		{`{"value":null}`, store.Message{Partition: any}},
-		{`{"value":1.50}`, store.Message{Partition: any, Value: []byte("1.50")}},
-		{`{"value":12345678901234567890123}`, store.Message{Partition: any, Value: []byte("12345678901234567890123")}},
-		{`{"value": {"a" : [1, "\u0041"]} }`, store.Message{Partition: any, Value: []byte(`{"a" : [1, "\u0041"]}`)}},
-		{`{"value":"a\n\u0041\ud83d\ude00\u2028"}`, store.Message{Partition: any, Value: []byte("a\nA😀\u2028")}},
-		{`{"value_base64":"/w=="}`, store.Message{Partition: any, Value: []byte{0xff}}},
-		{`{"value_base64":""}`, store.Message{Partition: any, Value: []byte{}}},
+		{`{"value":"v"}`, store.Message{Partition: unset, Value: []byte("v")}},
+		{` { "value" : "" } `, store.Message{Partition: unset, Value: []byte{}}},
+		{`{"value":null}`, store.Message{Partition: unset}},
+		{`{"value":1.50}`, store.Message{Partition: unset, Value: []byte("1.50")}},
+		{`{"value":12345678901234567890123}`, store.Message{Partition: unset, Value: []byte("12345678901234567890123")}},
+		{`{"value": {"a" : [1, "\u0041"]} }`, store.Message{Partition: unset, Value: []byte(`{"a" : [1, "\u0041"]}`)}},
+		{`{"value":"a\n\u0041\ud83d\ude00\u2028"}`, store.Message{Partition: unset, Value: []byte("a\nA😀\u2028")}},
+		{`{"value_base64":"/w=="}`, store.Message{Partition: unset, Value: []byte{0xff}}},
+		{`{"value_base64":""}`, store.Message{Partition: unset, Value: []byte{}}},
 		{`{"key":"k","value":"v","partition":7}`, store.Message{Partition: 7, Key: []byte("k"), Value: []byte("v")}},
-		{`{"key":"","value":"v"}`, store.Message{Partition: any, Value: []byte("v")}},
-		{`{"key":null,"value":"v"}`, store.Message{Partition: any, Value: []byte("v")}},
-		{`{"key_base64":"AP8=","value":"v"}`, store.Message{Partition: any, Key: []byte{0, 0xff}, Value: []byte("v")}},
-		{`{"\u006bey":"k","value":"v"}`, store.Message{Partition: any, Key: []byte("k"), Value: []byte("v")}},
+		{`{"key":"","value":"v"}`, store.Message{Partition: unset, Value: []byte("v")}},
+		{`{"key":null,"value":"v"}`, store.Message{Partition: unset, Value: []byte("v")}},
+		{`{"key_base64":"AP8=","value":"v"}`, store.Message{Partition: unset, Key: []byte{0, 0xff}, Value: []byte("v")}},
+		{`{"\u006bey":"k","value":"v"}`, store.Message{Partition: unset, Key: []byte("k"), Value: []byte("v")}},
 		{`{"headers":{"a":"1","b":["2","3"],"c":[]},"headers_base64":{"d":"/w==","e":["AA==",""]},"value":"v"}`,
-			store.Message{Partition: any, Value: []byte("v"), Headers: h("a", "1", "b", "2", "b", "3", "d", "\xff", "e", "\x00", "e", "")}},
+			store.Message{Partition: unset, Value: []byte("v"), Headers: h("a", "1", "b", "2", "b", "3", "d", "\xff", "e", "\x00", "e", "")}},
 		{`{"partition":0,"offset":42,"timestamp":"x","topic":"a/b/c","attempt":3,"receipt":"r","value":"v"}`, store.Message{Value: []byte("v")}},
 	}
 	var r ObjectReader // one for all: what it made must stay
@@ -177,7 +177,7 @@ func normal(m store.Message) store.Message {
 	return m
 }
 
-func checkRoundTrip(t interface{ Fatalf(string, ...any) }, m store.Message, x Extra) {
+func checkRoundTrip(t interface{ Fatalf(string, ...unset) }, m store.Message, x Extra) {
 	line := AppendObject(nil, &m, x)
 	if bytes.ContainsAny(line, "\n\r") {
 		t.Fatalf("%+v is more than a line: %q", m, line)
