@@ -136,13 +136,13 @@ func TestClientHangsUp(t *testing.T) {
 		return err
 	})
 	ctx, cancel := context.WithCancel(context.Background())
-	var clients sync.WaitGroup
-	clients.Go(func() {
+	var gone, stays sync.WaitGroup
+	gone.Go(func() {
 		if _, err := g.try(ctx, "/v1/msgs/t/v1", strings.NewReader("gone")); !errors.Is(err, context.Canceled) {
 			t.Errorf("the client that hung up got %v", err)
 		}
 	})
-	clients.Go(func() {
+	stays.Go(func() {
 		if a := g.post(t, "/v1/msgs/t/v1", strings.NewReader("stays")); a.status != 201 {
 			t.Errorf("the other one got %d", a.status)
 		}
@@ -150,13 +150,14 @@ func TestClientHangsUp(t *testing.T) {
 	<-entered
 	<-entered
 	cancel()
+	gone.Wait()
 	close(release)
 	for range 2 {
 		if err := <-ended; err != nil {
 			t.Errorf("a publish ended with %v", err)
 		}
 	}
-	clients.Wait()
+	stays.Wait()
 	if got := g.stored(t, "default.t.v1"); len(got) != 2 {
 		t.Errorf("stored %q", shows(got))
 	}

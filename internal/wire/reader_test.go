@@ -177,7 +177,7 @@ func normal(m store.Message) store.Message {
 	return m
 }
 
-func checkRoundTrip(t interface{ Fatalf(string, ...unset) }, m store.Message, x Extra) {
+func checkRoundTrip(t interface{ Fatalf(string, ...any) }, m store.Message, x Extra) {
 	line := AppendObject(nil, &m, x)
 	if bytes.ContainsAny(line, "\n\r") {
 		t.Fatalf("%+v is more than a line: %q", m, line)
