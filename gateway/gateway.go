@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kateway/kateway/internal/httpx"
@@ -137,10 +138,6 @@ func (g *Gateway) serveOn(listeners []net.Listener) {
 	m := newMetrics(g.metrics, g.deps.Version)
 	g.tables = map[Role][]httpx.Route{Pub: g.engine.pub.Routes(), Sub: g.engine.sub.Routes(), Man: manRoutes(g.metrics)}
 	g.health = &health{parts: g.parts(), log: g.log, drain: g.draining.Load}
-	var tlsConfig *tls.Config
-	if g.certs != nil {
-		tlsConfig = g.certs.config()
-	}
 	served := g.served()
 	rules := newRules(&g.cfg)
 	for i, e := range g.cfg.endpoints() {
@@ -152,6 +149,10 @@ func (g *Gateway) serveOn(listeners []net.Listener) {
 			if r == Man {
 				g.fill(t, m, r, debugRoutes())
 			}
+		}
+		var tlsConfig *tls.Config // each its own, since net/http writes to it
+		if g.certs != nil {
+			tlsConfig = g.certs.config()
 		}
 		g.servers = append(g.servers, newServer(&g.cfg, e.roles, listeners[i], t, tlsConfig, g.log))
 	}
@@ -287,16 +288,27 @@ func (g *Gateway) Reload(cfg Config) error { //nolint:gocritic // hugeParam: a c
 	return nil
 }
 
-// differences names the fields in which a and b differ.
-func differences(a, b Config) []string {
-	var names []string
-	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
-	for i := range va.NumField() {
-		if !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
-			names = append(names, va.Type().Field(i).Name)
+// differences names the options that are not the same in a and b, sorted.
+func differences(a, b Config) []string { //nolint:gocritic // hugeParam: copies are meant
+	before, after := optionsOf(&a), optionsOf(&b)
+	return slices.Sorted(func(yield func(string) bool) {
+		for name, v := range after {
+			if !reflect.DeepEqual(v, before[name]) && !yield("--"+name) {
+				return
+			}
+		}
+	})
+}
+
+// optionsOf are the values of c by the names of their flags.
+func optionsOf(c *Config) map[string]any {
+	values := map[string]any{}
+	for _, f := range kong.Must(c).Model.Flags {
+		if f.Name != "help" {
+			values[f.Name] = f.Target.Interface()
 		}
 	}
-	return names
+	return values
 }
 
 func join(roles []Role) string {

@@ -28,6 +28,7 @@ func (g *Gateway) stop(background context.CancelFunc, wg *sync.WaitGroup) error 
 	g.log.Info("stopping", "connections", g.connected(), "limit", g.cfg.DrainLimit)
 	wait(limit, g.cfg.DrainDelay)
 	g.hangUp()
+	g.log.Debug("listeners closed")
 	g.engine.drain(g.cfg.DrainGrace)
 	g.letGo(limit)
 	g.shutdown(limit)

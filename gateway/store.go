@@ -19,23 +19,27 @@ const kafkaPatience = 5 * time.Second
 // openStore opens the store that the configuration names.
 func openStore(ctx context.Context, c *Config, log *slog.Logger) (store.Store, error) {
 	if c.StoreKind() == "kafka" {
-		ctx, cancel := context.WithTimeout(ctx, kafkaPatience)
-		defer cancel()
-		k, err := kafka.Open(ctx, kafka.Config{Brokers: c.Kafka, Compression: c.KafkaCompression, ClientID: c.ID, Log: log})
-		if err != nil {
-			return nil, err
-		}
-		s, complete := any(k).(store.Store)
-		if !complete {
-			return nil, errors.New("store kafka can only publish yet")
-		}
-		return s, nil
+		return openKafka(ctx, c, log)
 	}
-	return embedded.Open(embedded.Config{
+	s, err := embedded.Open(embedded.Config{
 		Dir: filepath.Join(c.Data, "store"), Log: log,
 		Partitions: c.Partitions, Retention: c.Retention,
 		MaxMessage: max(int(c.MaxMessage), 1<<20) + int(c.MaxKey) + int(c.MaxHeader),
 	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func openKafka(ctx context.Context, c *Config, log *slog.Logger) (store.Store, error) {
+	ctx, cancel := context.WithTimeout(ctx, kafkaPatience)
+	defer cancel()
+	s, err := kafka.Open(ctx, kafka.Config{Brokers: c.Kafka, Compression: c.KafkaCompression, ClientID: c.ID, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // mortal is a store that can come to a point where only a new process can go on.
