@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -17,6 +18,9 @@ import (
 )
 
 const envPrefix = "KATEWAY_"
+
+// commas are those of a list, with the space that people put behind them.
+var commas = regexp.MustCompile(`\s*,\s*`)
 
 // invocation is what the command line asks for.
 type invocation struct {
@@ -116,6 +120,9 @@ func (l *layers) load(ctx *kong.Context) {
 
 // set takes a value from a layer, unless one above it has one.
 func (l *layers) set(option *kong.Flag, value, where string) {
+	if option.IsSlice() {
+		value = commas.ReplaceAllString(value, ",")
+	}
 	if err := option.Parse(kong.ScanFromTokens(kong.Token{Type: kong.FlagValueToken, Value: value}), reflect.New(option.Target.Type()).Elem()); err != nil {
 		l.faults = append(l.faults, fmt.Errorf("%s: %w", where, err))
 		return
