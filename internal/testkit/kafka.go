@@ -208,6 +208,7 @@ share.coordinator.state.topic.num.partitions=4
 share.coordinator.state.topic.replication.factor={replicas}
 share.coordinator.state.topic.min.isr={insync}
 group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=500
 log.retention.check.interval.ms=500
 log.initial.task.delay.ms=500
 `

@@ -131,25 +131,24 @@ func (s *Store) offsets(ctx context.Context, topic string, list func(context.Con
 	if _, err := s.patientDetail(ctx, topic); err != nil {
 		return nil, err
 	}
-	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+	var offsets []int64
+	err := s.retry(ctx, fmt.Sprintf("offsets of topic %q", topic), func() error {
 		listed, err := list(ctx, topic)
 		if err == nil {
 			err = listed.Error()
 		}
-		if err == nil {
-			offsets := make([]int64, len(listed[topic]))
-			for p, o := range listed[topic] {
-				if p < 0 || int(p) >= len(offsets) {
-					return nil, fmt.Errorf("topic %q answered for partition %d of %d: %w", topic, p, len(offsets), errs.Unavailable)
-				}
+		offsets = make([]int64, len(listed[topic]))
+		for p, o := range listed[topic] {
+			if err == nil && int(p) >= len(offsets) {
+				err = kerr.LeaderNotAvailable // one of those below was left out
+			}
+			if err == nil {
 				offsets[p] = o.Offset
 			}
-			return offsets, nil
 		}
-		if !kerr.IsRetriable(err) || !pause(ctx, wait) {
-			return nil, s.failed(fmt.Sprintf("offsets of topic %q", topic), err)
-		}
-	}
+		return err
+	})
+	return offsets, err
 }
 
 // Seek sets positions.

@@ -75,26 +75,41 @@ func (s *Store) position(ctx context.Context, spec store.Spec, partitions int) e
 
 // positions are those that the group has on the topic.
 func (s *Store) positions(ctx context.Context, topic, group string) (map[int32]store.Position, error) {
-	if err := s.usable(); err != nil {
-		return nil, err
-	}
-	list, err := s.adm.FetchOffsetsForTopics(ctx, group, topic)
-	if gone(err) {
-		return map[int32]store.Position{}, nil
-	}
-	if err != nil {
-		return nil, s.failed(fmt.Sprintf("positions of group %q", group), err)
-	}
 	have := map[int32]store.Position{}
-	for p, o := range list[topic] {
-		if o.Err != nil {
-			return nil, s.failed(fmt.Sprintf("position of group %q on partition %d", group, p), o.Err)
+	err := s.retry(ctx, fmt.Sprintf("positions of group %q", group), func() error {
+		clear(have)
+		list, err := s.adm.FetchOffsetsForTopics(ctx, group, topic)
+		if gone(err) {
+			return nil
 		}
-		if o.At >= 0 {
-			have[p] = store.Position{Partition: p, Next: o.At, Beyond: o.Metadata}
+		for p, o := range list[topic] {
+			if err == nil {
+				err = o.Err
+			}
+			if o.At >= 0 {
+				have[p] = store.Position{Partition: p, Next: o.At, Beyond: o.Metadata}
+			}
+		}
+		return err
+	})
+	return have, err
+}
+
+// retry asks again while the cluster is busy with itself: a leader or a coordinator is being chosen. Only ctx ends that.
+func (s *Store) retry(ctx context.Context, what string, ask func() error) error {
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		if err := s.usable(); err != nil {
+			return err
+		}
+		err := ask()
+		if err == nil {
+			return nil
+		}
+		unknown := errors.Is(kindOf(err), errs.UnknownTopic) && wait > 300*time.Millisecond // new ones become known sooner
+		if unknown || !kerr.IsRetriable(err) || !pause(ctx, wait) {
+			return s.failed(what, err)
 		}
 	}
-	return have, nil
 }
 
 // commitFromOutside sets positions of a group without members; Conflict when it has some.
@@ -103,17 +118,17 @@ func (s *Store) commitFromOutside(ctx context.Context, topic, group string, to [
 	for _, p := range to {
 		offsets.Add(kadm.Offset{Topic: topic, Partition: p.Partition, At: p.Next, LeaderEpoch: -1, Metadata: p.Beyond})
 	}
-	answers, err := s.adm.CommitOffsets(ctx, group, offsets)
-	if err == nil {
-		err = answers.Error()
+	err := s.retry(ctx, fmt.Sprintf("setting positions of group %q", group), func() error {
+		answers, err := s.adm.CommitOffsets(ctx, group, offsets)
+		if err == nil {
+			err = answers.Error()
+		}
+		return err
+	})
+	if errors.Is(err, errs.Fenced) {
+		return fmt.Errorf("group %q has members: %v: %w", group, err, errs.Conflict) //nolint:errorlint // a member is fenced, not the caller
 	}
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(kindOf(err), errs.Fenced), errors.Is(err, kerr.RebalanceInProgress):
-		return fmt.Errorf("group %q has members: %w: %w", group, err, errs.Conflict)
-	}
-	return s.failed(fmt.Sprintf("setting positions of group %q", group), err)
+	return err
 }
 
 // join makes the feed and begins to join; it does not wait for the cluster.

@@ -148,7 +148,7 @@ func (s *Store) learn(ctx context.Context, name string) (*topic, error) {
 // its maker.
 func (s *Store) patientDetail(ctx context.Context, name string) (kadm.TopicDetail, error) {
 	d, err := s.detail(ctx, name)
-	for wait := 20 * time.Millisecond; errors.Is(err, errs.UnknownTopic) && wait < 200*time.Millisecond; wait *= 2 {
+	for wait := 20 * time.Millisecond; errors.Is(err, errs.UnknownTopic) && wait < 100*time.Millisecond; wait *= 2 {
 		if !pause(ctx, wait) {
 			break
 		}
