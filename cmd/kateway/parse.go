@@ -171,6 +171,9 @@ func (l *layers) fromFile(name string, options map[string]*kong.Flag) {
 		l.faults = append(l.faults, fmt.Errorf("%s: more than one document", name))
 	}
 	top := doc.Content[0]
+	if top.Tag == "!!null" {
+		return
+	}
 	if top.Kind != yaml.MappingNode {
 		l.faults = append(l.faults, fmt.Errorf("%s:%d: the file must be a list of option: value", name, top.Line))
 		return
