@@ -3,12 +3,14 @@ package embedded
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // engineVersion is pebble's format. It is raised by a new formatVersion only, never by a newer pebble alone: a process
@@ -23,7 +25,7 @@ func openEngine(d dir, memTable uint64, fault *fault, log *slog.Logger) (*pebble
 	opts := &pebble.Options{
 		Cache:                       cache,
 		EventListener:               listener(log),
-		FS:                          d.fs,
+		FS:                          orderedFS{d.fs},
 		FlushDelayDeleteRange:       10 * time.Second, // so that space comes back where nothing is written any more
 		FormatMajorVersion:          engineVersion,
 		L0CompactionThreshold:       4,
@@ -49,6 +51,19 @@ func openEngine(d dir, memTable uint64, fault *fault, log *slog.Logger) (*pebble
 		return nil, fmt.Errorf("make what was recovered durable: %w", err)
 	}
 	return db, nil
+}
+
+// orderedFS makes what a marker file of pebble names durable before the marker. Pebble syncs the directory only after it has
+// made both, so that after a power loss the marker may be there without what it names, and pebble does not open.
+type orderedFS struct{ vfs.FS }
+
+func (o orderedFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if strings.HasPrefix(o.PathBase(name), "marker.") {
+		if err := (dir{fs: o.FS}).syncDir(o.PathDir(name)); err != nil {
+			return nil, err
+		}
+	}
+	return o.FS.Create(name, category)
 }
 
 func listener(log *slog.Logger) *pebble.EventListener {
