@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
@@ -20,6 +21,8 @@ type rules struct {
 	anyHost   bool     // do not look at Host
 	hosts     []string // lower case, besides loopback
 	origins   []string // lower case, whose pages are welcome
+
+	known atomic.Pointer[string] // the Host that passed last; nearly every request has the same
 }
 
 func newRules(c *Config) *rules {
@@ -98,8 +101,13 @@ func (r *rules) checkHost(req *http.Request) error {
 	if r.anyHost {
 		return nil
 	}
+	if known := r.known.Load(); known != nil && *known == req.Host {
+		return nil
+	}
 	host := hostOnly(req.Host)
 	if isLoopback(host) || slices.Contains(r.hosts, strings.ToLower(strings.TrimSuffix(host, "."))) {
+		mine := req.Host // a pointer to the request's would keep all of it
+		r.known.Store(&mine)
 		return nil
 	}
 	return fmt.Errorf("host %q is neither this machine's loopback nor one of --hosts; add it there if this gateway is to be reached under it: %w",
