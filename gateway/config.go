@@ -18,8 +18,6 @@ import (
 
 // Config is everything that can be set. The tags are the command line's: each field is a flag, a key of the
 // configuration file and an environment variable, with this default and this explanation and no other.
-//
-//nolint:govet // the tags' form is kong's
 type Config struct {
 	Pub string `default:"127.0.0.1:9191" placeholder:"ADDR" help:"Where to publish. 'off' turns the role off, port 0 picks a free one and logs it (default: ${default})."`
 	Sub string `placeholder:"ADDR" help:"Where to subscribe (default: the same as --pub)."`

@@ -57,7 +57,7 @@ const startTimeout = 30 * time.Second
 
 // New checks the configuration, opens the store and the listeners; Run serves. A gateway that New returned must be run,
 // with a context that has ended if need be, so that all is closed again.
-func New(ctx context.Context, cfg Config, deps Deps) (*Gateway, error) { //nolint:gocritic // hugeParam: a copy is meant
+func New(ctx context.Context, cfg Config, deps Deps) (*Gateway, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
@@ -264,7 +264,7 @@ func (g *Gateway) announce() {
 
 // Reload takes over what can be changed while serving: the log level and the content of the certificate files. Of the
 // rest it logs what would need a restart.
-func (g *Gateway) Reload(cfg Config) error { //nolint:gocritic // hugeParam: a copy is meant
+func (g *Gateway) Reload(cfg Config) error {
 	g.reloading.Lock()
 	defer g.reloading.Unlock()
 	if err := cfg.Validate(); err != nil {
@@ -289,7 +289,7 @@ func (g *Gateway) Reload(cfg Config) error { //nolint:gocritic // hugeParam: a c
 }
 
 // differences names the options that are not the same in a and b, sorted.
-func differences(a, b Config) []string { //nolint:gocritic // hugeParam: copies are meant
+func differences(a, b Config) []string {
 	before, after := optionsOf(&a), optionsOf(&b)
 	return slices.Sorted(func(yield func(string) bool) {
 		for name, v := range after {

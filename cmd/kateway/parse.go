@@ -231,13 +231,12 @@ func (l *layers) locate(err error) []error {
 	var out []error
 	for _, e := range flatten(err) {
 		var f *gateway.Fault
-		switch where := ""; {
-		case !errors.As(e, &f):
-		case l.origin[f.Option] == "" || strings.HasPrefix(l.origin[f.Option], "--"):
-			e = fmt.Errorf("--%s: %w", f.Option, f.Err)
-		default:
-			where = l.origin[f.Option]
-			e = fmt.Errorf("%s: %w", where, e)
+		if errors.As(e, &f) {
+			if where := l.origin[f.Option]; where == "" || strings.HasPrefix(where, "--") {
+				e = fmt.Errorf("--%s: %w", f.Option, f.Err)
+			} else {
+				e = fmt.Errorf("%s: %w", where, e)
+			}
 		}
 		out = append(out, e)
 	}
@@ -249,7 +248,7 @@ func flatten(err error) []error {
 	if err == nil {
 		return nil
 	}
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the join itself is meant, not one wrapped deeper
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return []error{err}
 	}

@@ -172,7 +172,7 @@ func newID() string {
 	const alphabet = "abcdefghijklmnopqrstuvwxyz234567"
 	var b [24]byte
 	for half := 0; half < len(b); half += 12 {
-		n := rand.Uint64() //nolint:gosec // not a secret
+		n := rand.Uint64()
 		for i := half; i < half+12; i++ {
 			b[i] = alphabet[n&31]
 			n >>= 5
