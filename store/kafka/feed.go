@@ -19,6 +19,13 @@ import (
 // handOver is how long a member that is to lose a partition may take until the next Poll.
 const handOver = 5 * time.Second
 
+// fetchWait is how long a broker keeps an empty fetch. A partition that is fetched again after a pause may have to wait for
+// the fetch that the others are in; shorter, and idle groups would keep the brokers busy.
+const fetchWait = time.Second
+
+// maxUnpacked is the largest batch, unpacked, that is taken from Kafka; at a larger one the partition stops, with an error.
+const maxUnpacked = 128 << 20
+
 // feed is one member of a group: a store.Feed.
 //
 // Three goroutines meet under mu: the caller's in Poll, which takes what is there; the pump, which brings messages from
@@ -99,7 +106,9 @@ func (f *feed) opts() []kgo.Opt {
 		kgo.ConsumeResetOffset(oldest),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.FetchMaxBytes(f.s.cfg.FetchBytes),
+		kgo.FetchMaxWait(fetchWait),
 		kgo.FetchMaxPartitionBytes(f.s.cfg.FetchBytes / 4),
+		kgo.MaxDecompressBatchBytes(maxUnpacked),
 		kgo.KeepRetryableFetchErrors(), // the one way to hear that the topic is gone
 		kgo.OnOffsetsFetched(f.gain),
 		kgo.AdjustFetchOffsetsFn(f.adjust),
@@ -179,7 +188,7 @@ func (f *feed) take(limit int, paused []int32) (b store.Batch, err error) {
 // throttle keeps the client from fetching more of a partition that is paused and has enough at hand. What the client has
 // fetched meanwhile it drops, and fetches again later.
 func (f *feed) throttle(p int32, pt *part, paused bool) {
-	stop := paused && pt.bytes >= int(f.s.cfg.FetchBytes/4)
+	stop := paused && pt.bytes >= int(f.s.cfg.FetchBytes/2)
 	if stop == pt.stopped {
 		return
 	}

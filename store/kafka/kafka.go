@@ -50,7 +50,8 @@ type Config struct {
 	// group.min.session.timeout.ms is its lower bound. 10 s.
 	SessionTimeout time.Duration
 	// FetchBytes bounds one answer to a member, as it comes over the wire; one partition's share is a quarter of it. A
-	// member holds at most two such answers per broker, and of each partition that is paused a quarter more. 1 MiB.
+	// member holds at most two such answers per broker, and of each partition that is paused three quarters more; unpacked,
+	// and with 256 bytes for each message, that is a multiple. 1 MiB.
 	FetchBytes int32
 
 	dial func(ctx context.Context, network, host string) (net.Conn, error) // nil = the network

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -50,7 +51,7 @@ func open(t testing.TB, cfg Config) *Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_ = s.Close(ctx)
 	})
@@ -74,8 +75,7 @@ func suite(t *testing.T, brokers []string, cfg Config, patience time.Duration) {
 	cfg.Brokers = brokers
 	gates := sync.Map{} // store -> *gate
 	start := func(t *testing.T) store.Store {
-		g := &gate{open: make(chan struct{})}
-		close(g.open)
+		g := newGate()
 		cfg := cfg
 		cfg.dial = g.dial
 		s, err := Open(t.Context(), cfg)
@@ -122,6 +122,12 @@ type gate struct {
 	open chan struct{} // closed while it is open
 }
 
+func newGate() *gate {
+	g := &gate{open: make(chan struct{})}
+	close(g.open)
+	return g
+}
+
 func (g *gate) shut() (reopen func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -161,6 +167,36 @@ func (c *gated) Read(b []byte) (int, error) {
 func (c *gated) Close() error {
 	c.once.Do(func() { close(c.closed) })
 	return c.Conn.Close()
+}
+
+// downable makes connections that break, and can't be made, while it is down.
+type downable struct {
+	mu    sync.Mutex
+	down  bool
+	conns []net.Conn
+}
+
+func (d *downable) set(down bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.down = down
+	for _, c := range d.conns {
+		c.Close()
+	}
+	d.conns = nil
+}
+
+func (d *downable) dial(ctx context.Context, network, host string) (net.Conn, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.down {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+	}
+	c, err := (&net.Dialer{}).DialContext(ctx, network, host)
+	if err == nil {
+		d.conns = append(d.conns, c)
+	}
+	return c, err
 }
 
 // client is a plain client of the cluster, that shares nothing with the store.

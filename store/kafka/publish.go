@@ -59,6 +59,9 @@ func (s *Store) Publish(ctx context.Context, name string, ack store.Ack, msgs ..
 	if err := s.usable(); err != nil {
 		return err
 	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("the caller left before anything was sent: %w: %w", err, errs.Unavailable)
+	}
 	p, err := s.producer(ack)
 	if err != nil {
 		return err
@@ -238,8 +241,14 @@ func settle(r *kgo.Record, err error) {
 	if sl.unknown {
 		kind = errs.Unavailable
 	}
-	if kind == errs.UnknownTopic {
-		c.s.background(func() { c.s.refresh(c.s.ctx, c.t) })
+	switch kind {
+	case errs.UnknownTopic:
+		c.s.refreshLater(c.t)
+	case errs.TooLarge: // the topic's limit is lower by now: the client learns it when it begins anew
+		c.s.background(func() { c.s.forget(c.t) })
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("not sent, or refused each time, for %v", c.s.cfg.SendTimeout)
 	}
 	c.fail(sl, fmt.Errorf("partition %d of %q: %w: %w", r.Partition, c.t.name, err, kind))
 }

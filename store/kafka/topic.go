@@ -97,11 +97,8 @@ func (t *topic) keyless(now, stay, stall time.Duration) int32 {
 func (s *Store) topic(ctx context.Context, name string) (*topic, error) {
 	if v, ok := s.topics.Load(name); ok {
 		t := v.(*topic)
-		if s.now()-time.Duration(t.looked.Load()) > topicAge && t.refreshing.CompareAndSwap(false, true) {
-			s.background(func() {
-				defer t.refreshing.Store(false)
-				s.refresh(s.ctx, t)
-			})
+		if s.now()-time.Duration(t.looked.Load()) > topicAge {
+			s.refreshLater(t)
 		}
 		return t, nil
 	}
@@ -191,6 +188,16 @@ func (s *Store) maxBytes(ctx context.Context, name string) int32 {
 		}
 	}
 	return defaultBatch
+}
+
+// refreshLater looks at the topic beside the caller.
+func (s *Store) refreshLater(t *topic) {
+	if t.refreshing.CompareAndSwap(false, true) {
+		s.background(func() {
+			defer t.refreshing.Store(false)
+			s.refresh(s.ctx, t)
+		})
+	}
 }
 
 // refresh learns of new partitions, and of a topic that is gone or another one.
