@@ -47,6 +47,7 @@ type Config struct {
 	MaxHeader         Size          `default:"32KiB" placeholder:"SIZE" help:"Largest request line with all header fields (default: ${default})."`
 	MaxHeaderFields   int           `default:"64" placeholder:"N" help:"Most header fields of a request (default: ${default})."`
 	ReadHeaderTimeout time.Duration `default:"10s" placeholder:"TIME" help:"How long a client may take over request line and header (default: ${default})."`
+	ReadBodyTimeout   time.Duration `default:"1m" placeholder:"TIME" help:"How long a client may take over a request's body (default: ${default})."`
 	IdleTimeout       time.Duration `default:"2m" placeholder:"TIME" help:"How long a connection may stay without a request (default: ${default})."`
 
 	DrainDelay time.Duration `default:"1s" placeholder:"TIME" help:"At a stop: how long new connections are still taken while /ready says no (default: ${default})."`
@@ -203,6 +204,7 @@ func (c *Config) checkTimes(f *faults) {
 	}{
 		{"publish-timeout", c.PublishTimeout, time.Millisecond},
 		{"read-header-timeout", c.ReadHeaderTimeout, time.Millisecond},
+		{"read-body-timeout", c.ReadBodyTimeout, time.Millisecond},
 		{"idle-timeout", c.IdleTimeout, time.Millisecond},
 		{"drain-delay", c.DrainDelay, 0},
 		{"drain-grace", c.DrainGrace, 0},

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
@@ -18,6 +20,7 @@ import (
 type rules struct {
 	maxFields int
 	maxHeader int
+	bodyTime  time.Duration
 	anyHost   bool     // do not look at Host
 	hosts     []string // lower case, besides loopback
 	origins   []string // lower case, whose pages are welcome
@@ -26,7 +29,7 @@ type rules struct {
 }
 
 func newRules(c *Config) *rules {
-	r := &rules{maxFields: c.MaxHeaderFields, maxHeader: int(c.MaxHeader), anyHost: c.Insecure}
+	r := &rules{maxFields: c.MaxHeaderFields, maxHeader: int(c.MaxHeader), bodyTime: c.ReadBodyTimeout, anyHost: c.Insecure}
 	for _, h := range c.Hosts {
 		r.hosts = append(r.hosts, strings.ToLower(strings.TrimSuffix(h, ".")))
 	}
@@ -41,6 +44,12 @@ func (r *rules) guard(h httpx.Handler, anyOrigin bool) httpx.Handler {
 	return func(w http.ResponseWriter, req *http.Request) error {
 		if err := r.check(w, req, anyOrigin); err != nil {
 			return err
+		}
+		if req.ContentLength != 0 {
+			// A read that comes later fails. It is not http.Server's ReadTimeout, since that ends streams too.
+			if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(r.bodyTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+				return fmt.Errorf("setting the body's deadline: %w", err)
+			}
 		}
 		return h(w, req)
 	}

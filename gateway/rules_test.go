@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 // The gateway's own rules for web pages, on every role, method and outcome.
@@ -222,4 +223,19 @@ func numbered(n int) string {
 		fmt.Fprintf(&b, "X-%d: v\r\n", i)
 	}
 	return b.String()
+}
+
+// A client that sends its body too slowly is answered and hung up on; one that takes its time to read is not.
+func TestSlowBody(t *testing.T) {
+	g := start(t, func(c *Config) { c.ReadBodyTimeout = 100 * time.Millisecond })
+	began := time.Now()
+	resp, body := raw(t, g.Addr(Pub), "POST /v1/msgs/orders/v1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhe")
+	checkCode(t, resp, body, http.StatusBadRequest, "invalid_body")
+	if took := time.Since(began); took > 5*time.Second || !resp.Close {
+		t.Errorf("after %v, closes: %v", took, resp.Close)
+	}
+	resp, body = raw(t, g.Addr(Pub), "GET /v1/msgs/default/orders/v1?group=g&wait=500ms HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+	if resp.StatusCode != http.StatusNoContent {
+		t.Errorf("a poll was cut: %s %s", resp.Status, body)
+	}
 }

@@ -69,7 +69,7 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, params httprout
 	s.rec = recorder{ResponseWriter: w, before: e.shell.Before}
 	w.Header()["X-Request-Id"] = s.id[:]
 	r = r.WithContext(s)
-	defer func() { e.shell.Seen.Observe(r, e.route, s.rec.status, s.rec.bytes, time.Since(start)) }()
+	defer e.done(r, s, start)
 	err := call(e.handler, &s.rec, r)
 	if err == nil {
 		s.rec.begin(http.StatusOK) // a handler that wrote nothing: net/http answers 200 for it
@@ -80,6 +80,17 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, params httprout
 		panic(http.ErrAbortHandler) // half an answer is out: cut the connection
 	}
 	WriteProblem(&s.rec, err)
+}
+
+// done tells of a request that is over.
+func (e *Endpoint) done(r *http.Request, s *scope, start time.Time) {
+	took := time.Since(start)
+	e.shell.Seen.Observe(r, e.route, s.rec.status, s.rec.bytes, took)
+	if e.shell.Log.Enabled(s, slog.LevelDebug) {
+		e.shell.Log.LogAttrs(s, slog.LevelDebug, "request", slog.String("request_id", s.id[0]), slog.String("method", r.Method),
+			slog.String("path", r.URL.EscapedPath()), slog.String("remote", r.RemoteAddr), slog.Int("status", s.rec.status),
+			slog.Int64("bytes", s.rec.bytes), slog.Duration("took", took))
+	}
 }
 
 // call runs the handler and makes an error of its panic.

@@ -72,8 +72,13 @@ func ask(t *testing.T, h httpx.Handler) (*httptest.ResponseRecorder, observed, [
 	seen := &observer{}
 	log := slog.New(slog.NewJSONHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	w := httptest.NewRecorder()
-	httpx.Wrap("GET /x", h, log, seen).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/x", nil))
-	return w, seen.last(t), lines(t, &logged)
+	httpx.Wrap("GET /x", h, log, seen).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/x?token=secret", nil))
+	all := lines(t, &logged)
+	access := all[len(all)-1]
+	if access["msg"] != "request" || access["path"] != "/x" || access["status"] != float64(w.Code) || access["request_id"] != w.Header().Get("X-Request-Id") {
+		t.Errorf("the request's own line: %v", access)
+	}
+	return w, seen.last(t), all[:len(all)-1]
 }
 
 func TestAnswers(t *testing.T) {
