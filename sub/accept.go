@@ -24,7 +24,7 @@ const (
 	pollFrames                 // partition, offset, size, value
 )
 
-func choosePollForm(w wish, batch int) (pollForm, error) {
+func choosePollForm(w *wish, batch int) (pollForm, error) {
 	if batch == 1 {
 		if w.base64 || accept(w.accept, typeBytes, typeJSONLines) == typeJSONLines {
 			return pollLines, nil
@@ -50,7 +50,7 @@ func (f streamForm) contentType() string {
 	return [...]string{streamLines: typeJSONLines, streamText: typeText, streamEvents: typeEvents}[f]
 }
 
-func chooseStreamForm(w wish) (streamForm, error) {
+func chooseStreamForm(w *wish) (streamForm, error) {
 	switch accept(w.accept, typeJSONLines, typeText, typeEvents) {
 	case typeText:
 		return streamText, onlyJSON(w, typeText)
@@ -61,7 +61,7 @@ func chooseStreamForm(w wish) (streamForm, error) {
 }
 
 // onlyJSON refuses a wish about JSON objects for a form that has none.
-func onlyJSON(w wish, form string) error {
+func onlyJSON(w *wish, form string) error {
 	if w.base64 {
 		return fmt.Errorf("value=base64 is for JSON answers, %s carries bare values: %w", form, errs.InvalidParam)
 	}

@@ -81,7 +81,7 @@ func TestPollForms(t *testing.T) {
 		{"application/octet-stream;q=0.5, application/x-ndjson;q=0.6", 2, false, pollLines},
 	}
 	for _, c := range cases {
-		got, err := choosePollForm(wish{accept: []string{c.accept}, base64: c.base64}, c.batch)
+		got, err := choosePollForm(&wish{accept: []string{c.accept}, base64: c.base64}, c.batch)
 		if err != nil || got != c.want {
 			t.Errorf("%+v: %v %v", c, got, err)
 		}

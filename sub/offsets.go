@@ -20,8 +20,8 @@ type offsetJSON struct {
 
 // offsets is PUT /v1/offsets/:app/:topic/:ver/:group. It answers as settling does.
 func (h *Handler) offsets(w http.ResponseWriter, r *http.Request) error {
-	p, err := named(r)
-	if err != nil {
+	var p place
+	if err := p.name(r); err != nil {
 		return err
 	}
 	p.group = httpx.Param(r, "group")
@@ -39,7 +39,7 @@ func (h *Handler) offsets(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	key, err := h.key(r.Context(), p)
+	key, err := h.key(r.Context(), &p)
 	if err != nil {
 		return err
 	}

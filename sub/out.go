@@ -50,8 +50,8 @@ type out struct {
 	deadline time.Time
 }
 
-func (h *Handler) newOut(w http.ResponseWriter, c coding) out {
-	return out{w: w, rc: http.NewResponseController(w), coder: newCoder(c, &h.zstd)}
+func (h *Handler) setOut(o *out, w http.ResponseWriter, c coding) {
+	o.w, o.rc, o.coder = w, http.NewResponseController(w), newCoder(c, &h.zstd)
 }
 
 // setHeaders sets what all answers with messages have in common.

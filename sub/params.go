@@ -35,20 +35,19 @@ type place struct {
 	group string
 }
 
-// named reads the topic from the path and the caller from the headers, and checks both.
-func named(r *http.Request) (place, error) {
-	t, err := meta.ParseTopic(httpx.Param(r, "app"), httpx.Param(r, "topic"), httpx.Param(r, "ver"))
-	if err != nil {
-		return place{}, err
+// name reads the topic from the path and the caller from the headers, and checks both.
+func (p *place) name(r *http.Request) error {
+	var err error
+	if p.topic, err = meta.ParseTopic(httpx.Param(r, "app"), httpx.Param(r, "topic"), httpx.Param(r, "ver")); err != nil {
+		return err
 	}
-	app, err := httpx.Header(r, "Appid")
-	if err != nil {
-		return place{}, err
+	if p.app, err = httpx.Header(r, "Appid"); err != nil {
+		return err
 	}
-	if app == "" {
-		app = defaultApp
+	if p.app == "" {
+		p.app = defaultApp
 	}
-	return place{topic: t, app: app}, meta.CheckApp(app)
+	return meta.CheckApp(p.app)
 }
 
 // setGroup takes the group from the query, where every request needs it.
@@ -71,44 +70,44 @@ type wish struct {
 	coding   coding
 }
 
-// parseWish reads what polls and streams have in common; q has been checked for unknown names.
-func parseWish(r *http.Request, p place, q httpx.Query) (wish, error) {
-	w := wish{place: p, accept: r.Header.Values("Accept"), coding: chooseCoding(r.Header.Values("Accept-Encoding"))}
+// parse reads what polls and streams have in common; q has been checked for unknown names.
+func (w *wish) parse(r *http.Request, q httpx.Query) error {
+	w.accept, w.coding = r.Header.Values("Accept"), chooseCoding(r.Header.Values("Accept-Encoding"))
 	if r.ContentLength != 0 { // a body that nobody reads would also hide the client's leaving from us
-		return w, fmt.Errorf("a subscribe request has no body: %w", errs.InvalidBody)
+		return fmt.Errorf("a subscribe request has no body: %w", errs.InvalidBody)
 	}
 	if len(r.Header.Values("X-Tag")) > 0 {
-		return w, fmt.Errorf("X-Tag: filtering by tag is not served yet: %w", errs.InvalidParam)
+		return fmt.Errorf("X-Tag: filtering by tag is not served yet: %w", errs.InvalidParam)
 	}
 	if err := w.setGroup(q); err != nil {
-		return w, err
+		return err
 	}
 	if _, err := q.OneOf("mode", string(group.Fifo)); err != nil {
-		return w, err
+		return err
 	}
 	var err error
 	if w.start, err = parseReset(q); err != nil {
-		return w, err
+		return err
 	}
 	ack, err := q.OneOf("ack", "auto", "explicit")
 	if err != nil {
-		return w, err
+		return err
 	}
 	w.explicit = ack == "explicit"
 	if w.lease, err = q.Duration("lease", defaultLease, minLease, maxLease); err != nil {
-		return w, err
+		return err
 	}
 	if q.Has("client") {
 		w.client = q.Get("client")
 		if err := meta.CheckClient(w.client); err != nil {
-			return w, err
+			return err
 		}
 	}
 	if q.Has("value") {
 		w.base64 = true
 		_, err = q.OneOf("value", "base64")
 	}
-	return w, err
+	return err
 }
 
 func parseReset(q httpx.Query) (store.Start, error) {
@@ -127,7 +126,7 @@ func parseReset(q httpx.Query) (store.Start, error) {
 }
 
 // ask is the wish in the engine's words.
-func (w wish) ask(key group.Key, prefetch int, stays bool) group.Ask {
+func (w *wish) ask(key group.Key, prefetch int, stays bool) group.Ask {
 	return group.Ask{Key: key, Mode: group.Fifo, Start: w.start, Lease: w.lease, Prefetch: prefetch, Client: w.client, Stays: stays}
 }
 
@@ -140,16 +139,18 @@ type pollWish struct {
 	receipts []string // to be acked first
 }
 
-func parsePoll(r *http.Request, p place) (pollWish, error) {
+func parsePoll(r *http.Request) (*pollWish, error) {
+	w := &pollWish{}
+	if err := w.name(r); err != nil {
+		return nil, err
+	}
 	q, err := httpx.ParseQuery(r, "group", "mode", "reset", "ack", "lease", "client", "value", "batch", "wait", "cursor")
 	if err != nil {
-		return pollWish{}, err
+		return nil, err
 	}
-	common, err := parseWish(r, p, q)
-	if err != nil {
-		return pollWish{}, err
+	if err := w.parse(r, q); err != nil {
+		return nil, err
 	}
-	w := pollWish{wish: common}
 	n, err := q.Int("batch", 1, 1, maxBatch)
 	if err != nil {
 		return w, err
@@ -158,7 +159,7 @@ func parsePoll(r *http.Request, p place) (pollWish, error) {
 	if w.wait, err = q.Duration("wait", defaultWait, 0, maxWait); err != nil {
 		return w, err
 	}
-	if w.form, err = choosePollForm(w.wish, w.batch); err != nil {
+	if w.form, err = choosePollForm(&w.wish, w.batch); err != nil {
 		return w, err
 	}
 	w.receipts, err = receiptList(r)
@@ -173,16 +174,18 @@ type streamWish struct {
 	form     streamForm
 }
 
-func parseStream(r *http.Request, p place) (streamWish, error) {
+func parseStream(r *http.Request) (*streamWish, error) {
+	w := &streamWish{}
+	if err := w.name(r); err != nil {
+		return nil, err
+	}
 	q, err := httpx.ParseQuery(r, "group", "mode", "reset", "ack", "lease", "client", "value", "prefetch", "limit", "cursor")
 	if err != nil {
-		return streamWish{}, err
+		return nil, err
 	}
-	common, err := parseWish(r, p, q)
-	if err != nil {
-		return streamWish{}, err
+	if err := w.parse(r, q); err != nil {
+		return nil, err
 	}
-	w := streamWish{wish: common}
 	n, err := q.Int("prefetch", defaultPrefetch, 1, maxPrefetch)
 	if err != nil {
 		return w, err
@@ -193,7 +196,7 @@ func parseStream(r *http.Request, p place) (streamWish, error) {
 			return w, err
 		}
 	}
-	w.form, err = chooseStreamForm(w.wish)
+	w.form, err = chooseStreamForm(&w.wish)
 	return w, err
 }
 

@@ -1,11 +1,14 @@
 package sub
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/julienschmidt/httprouter"
 
 	"github.com/kateway/kateway/store"
 )
@@ -86,9 +89,11 @@ func TestLimitsAreAllowed(t *testing.T) {
 }
 
 func TestResetIsReadStrictly(t *testing.T) {
-	parse := func(query string) pollWish {
+	parse := func(query string) *pollWish {
 		t.Helper()
-		w, err := parsePoll(httptest.NewRequest(http.MethodGet, "/?group=g"+query, nil), place{})
+		r := httptest.NewRequest(http.MethodGet, "/?group=g"+query, nil)
+		named := httprouter.Params{{Key: "app", Value: "shop"}, {Key: "topic", Value: "orders"}, {Key: "ver", Value: "v1"}}
+		w, err := parsePoll(r.WithContext(context.WithValue(r.Context(), httprouter.ParamsKey, named)))
 		if err != nil {
 			t.Fatal(err)
 		}

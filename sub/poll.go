@@ -27,32 +27,15 @@ const unbounded = math.MaxInt32
 
 // poll is GET /v1/msgs/:app/:topic/:ver.
 func (h *Handler) poll(w http.ResponseWriter, r *http.Request) error {
-	p, err := named(r)
+	a, err := h.openPoll(w, r)
 	if err != nil {
 		return err
 	}
-	wish, err := parsePoll(r, p)
-	if err != nil {
-		return err
-	}
+	defer a.session.Close()
 	ctx := r.Context()
-	key, err := h.key(ctx, wish.place)
+	batch, gaps, err := await(ctx, a.session, a.wish.batch, a.wish.wait)
 	if err != nil {
-		return err
-	}
-	if fenced := h.ackFirst(ctx, key, wish.receipts); len(fenced) > 0 {
-		w.Header()["X-Receipt-Fenced"] = []string{strings.Join(fenced, ",")}
-	}
-	// What an explicit poll carried stays with the client. An auto poll has acked it all or, when the answer could not be
-	// written, gives it back by closing.
-	session, err := h.open(ctx, wish.place, wish.ask(key, unbounded, wish.explicit))
-	if err != nil {
-		return err
-	}
-	defer session.Close()
-	batch, gaps, err := await(ctx, session, wish.batch, wish.wait)
-	if err != nil {
-		h.forget(wish.topic, err)
+		h.forget(a.wish.topic, err)
 		return err
 	}
 	if len(gaps) > 0 {
@@ -64,8 +47,39 @@ func (h *Handler) poll(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
-	a := answer{h: h, out: h.newOut(w, wish.coding), wish: &wish, enc: h.encoder(&wish.wish, key)}
-	return a.deliver(ctx, session, batch)
+	return a.deliver(ctx, batch)
+}
+
+// answer is the answer of one poll.
+type answer struct {
+	h       *Handler
+	wish    *pollWish
+	session group.Session
+	out     out
+	enc     encoder
+}
+
+// openPoll acks what the client has done and makes the request a client of its group. The session is to be closed.
+func (h *Handler) openPoll(w http.ResponseWriter, r *http.Request) (*answer, error) {
+	wish, err := parsePoll(r)
+	if err != nil {
+		return nil, err
+	}
+	key, err := h.key(r.Context(), &wish.place)
+	if err != nil {
+		return nil, err
+	}
+	if fenced := h.ackFirst(r.Context(), key, wish.receipts); len(fenced) > 0 {
+		w.Header()["X-Receipt-Fenced"] = []string{strings.Join(fenced, ",")}
+	}
+	a := &answer{h: h, wish: wish, enc: encoder{groups: h.groups, key: key, explicit: wish.explicit, base64: wish.base64}}
+	// What an explicit poll carried stays with the client. An auto poll has acked it all or, when the answer could not be
+	// written, gives it back by closing.
+	if a.session, err = h.open(r.Context(), &wish.place, wish.ask(key, unbounded, wish.explicit)); err != nil {
+		return nil, err
+	}
+	h.setOut(&a.out, w, wish.coding)
+	return a, nil
 }
 
 // ackFirst acks the messages that the client has just processed, and answers which of them were no longer its own.
@@ -118,29 +132,21 @@ func await(ctx context.Context, s group.Session, most int, wait time.Duration) (
 	}
 }
 
-// answer is the answer of one poll.
-type answer struct {
-	h    *Handler
-	out  out
-	wish *pollWish
-	enc  encoder
-}
-
 // deliver writes the messages and settles them: acked after the last byte has gone (auto), due again at once when it
 // could not.
-func (a *answer) deliver(ctx context.Context, s group.Session, batch []group.Delivery) error {
+func (a *answer) deliver(ctx context.Context, batch []group.Delivery) error {
 	err := ctx.Err()
 	if err == nil {
 		err = a.write(batch)
 	}
 	if err != nil {
 		if a.wish.explicit { // the session leaves them leased, and nobody has them
-			s.Settle(verbsFor(batch, group.Nack)...)
+			a.session.Settle(verbsFor(batch, group.Nack)...)
 		}
 		return fmt.Errorf("%d messages could not be written and are due again: %w", len(batch), err)
 	}
 	if !a.wish.explicit {
-		s.Settle(verbsFor(batch, group.Ack)...)
+		a.session.Settle(verbsFor(batch, group.Ack)...)
 	}
 	a.h.metrics.answered.Inc()
 	a.h.metrics.messages.of(a.wish.topic).Add(float64(len(batch)))

@@ -244,7 +244,7 @@ func TestPollWaits(t *testing.T) {
 			}
 		}
 		go func() {
-			time.Sleep(7 * time.Second)
+			pass(7 * time.Second)
 			w.publish("late")
 		}()
 		start := time.Now()

@@ -29,8 +29,8 @@ type verbJSON struct {
 
 // settle is PUT /v1/msgs/:app/:topic/:ver?group=g.
 func (h *Handler) settle(w http.ResponseWriter, r *http.Request) error {
-	p, err := named(r)
-	if err != nil {
+	var p place
+	if err := p.name(r); err != nil {
 		return err
 	}
 	q, err := httpx.ParseQuery(r, "group", "op", "delay", "lease")
@@ -50,7 +50,7 @@ func (h *Handler) settle(w http.ResponseWriter, r *http.Request) error {
 			return fmt.Errorf("element %d: %w", i, err)
 		}
 	}
-	key, err := h.key(r.Context(), p)
+	key, err := h.key(r.Context(), &p)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kateway/kateway/group"
 	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/meta"
 	"github.com/kateway/kateway/store"
 )
 
@@ -20,45 +21,18 @@ const (
 	autoPrefetch = 512               // what an auto stream takes at once: small messages fill a chunk with it
 )
 
-// stream is GET /v1/stream/:app/:topic/:ver.
+// stream is GET /v1/stream/:app/:topic/:ver. What it takes to begin is done in a call of its own: the stack that stays
+// under an idle stream is small.
 func (h *Handler) stream(w http.ResponseWriter, r *http.Request) error {
-	p, err := named(r)
+	s, err := h.openStream(w, r)
 	if err != nil {
 		return err
 	}
-	wish, err := parseStream(r, p)
-	if err != nil {
-		return err
-	}
+	defer s.close()
 	ctx := r.Context()
-	key, err := h.key(ctx, wish.place)
-	if err != nil {
-		return err
+	if err = s.hello(); err == nil {
+		err = s.run(ctx)
 	}
-	most := autoPrefetch
-	if wish.explicit {
-		most = wish.prefetch
-	}
-	// Who leaves gives back what it holds. Not so a client that acks by itself and set a limit: the stream's own end, right
-	// after the last message, would take that message away before it could be acked. To it the stream is a long poll.
-	stays := wish.explicit && wish.limit > 0
-	session, err := h.open(ctx, wish.place, wish.ask(key, most, stays))
-	if err != nil {
-		return err
-	}
-	defer session.Close()
-	open := h.metrics.streams[wish.form]
-	open.Inc()
-	defer open.Dec()
-	s := &stream{
-		h: h, session: session, form: wish.form, explicit: wish.explicit, stays: stays, most: most, left: wish.limit, endless: wish.limit == 0,
-		out: h.newOut(w, wish.coding), enc: h.encoder(&wish.wish, key), cursor: newCursor(key.Topic),
-		count: h.metrics.messages.of(wish.topic),
-	}
-	s.out.setHeaders(wish.form.contentType(), wish.coding)
-	w.Header()["X-Accel-Buffering"] = []string{"no"}
-	err = s.run(ctx)
-	h.forget(wish.topic, err)
 	return s.end(ctx, err)
 }
 
@@ -66,13 +40,14 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request) error {
 // chunks, and then settles them. While it waits it holds no buffer and no encoder.
 type stream struct {
 	h        *Handler
+	topic    meta.Topic
 	session  group.Session
 	form     streamForm
 	explicit bool
 	stays    bool  // what is un-acked at the end stays with the client
-	most     int   // messages at once
+	endless  bool  // there is no limit
 	left     int64 // messages until the limit
-	endless  bool
+	most     int   // messages at once
 	out      out
 	enc      encoder
 	cursor   cursor
@@ -83,11 +58,44 @@ type stream struct {
 	stopTick context.CancelFunc
 }
 
+// openStream makes the request a client of its group. The stream is to be closed.
+func (h *Handler) openStream(w http.ResponseWriter, r *http.Request) (*stream, error) {
+	wish, err := parseStream(r)
+	if err != nil {
+		return nil, err
+	}
+	key, err := h.key(r.Context(), &wish.place)
+	if err != nil {
+		return nil, err
+	}
+	s := &stream{
+		h: h, topic: wish.topic, form: wish.form, explicit: wish.explicit, most: autoPrefetch, left: wish.limit, endless: wish.limit == 0,
+		enc: encoder{groups: h.groups, key: key, explicit: wish.explicit, base64: wish.base64}, cursor: newCursor(key.Topic),
+		count: h.metrics.messages.of(wish.topic),
+	}
+	if wish.explicit {
+		s.most = wish.prefetch
+	}
+	// Who leaves gives back what it holds. Not so a client that acks by itself and set a limit: the stream's own end, right
+	// after the last message, would take that message away before it could be acked. To it the stream is a long poll.
+	s.stays = wish.explicit && wish.limit > 0
+	if s.session, err = h.open(r.Context(), &wish.place, wish.ask(key, s.most, s.stays)); err != nil {
+		return nil, err
+	}
+	h.metrics.streams[s.form].Inc()
+	h.setOut(&s.out, w, wish.coding)
+	s.out.setHeaders(wish.form.contentType(), wish.coding)
+	w.Header()["X-Accel-Buffering"] = []string{"no"}
+	return s, nil
+}
+
+func (s *stream) close() {
+	s.session.Close()
+	s.h.metrics.streams[s.form].Dec()
+}
+
 func (s *stream) run(ctx context.Context) error {
 	defer s.dropTick()
-	if err := s.hello(); err != nil {
-		return err
-	}
 	for s.endless || s.left > 0 {
 		b, err := s.next(ctx)
 		if err == nil {
@@ -215,6 +223,7 @@ func (s *stream) giveBack(verbs []group.Verb) {
 // end ends the answer: in good order when the limit is reached, the gateway stops or the topic is gone, by cutting the
 // connection where the client would else take a failure for the end.
 func (s *stream) end(ctx context.Context, err error) error {
+	s.h.forget(s.topic, err)
 	c := s.h.getChunk()
 	defer s.h.putChunk(c)
 	switch {

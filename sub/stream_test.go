@@ -189,10 +189,10 @@ func TestHeartbeats(t *testing.T) {
 				go func() {
 					_, _ = io.Copy(read, decoder(t, s.res.Header.Get("Content-Encoding"), s.res.Body))
 				}()
-				time.Sleep(20 * time.Second)
+				pass(20 * time.Second)
 				w.publish("v") // breaks the silence: the next heartbeat is 15 s later
 				synctest.Wait()
-				time.Sleep(50 * time.Second)
+				pass(50 * time.Second)
 				synctest.Wait()
 				s.close()
 				synctest.Wait()
@@ -289,16 +289,7 @@ func TestStreamsAndPollsEndWhenTheGatewayDrains(t *testing.T) {
 			streams = append(streams, c.stream(feedPath+"?group=g", "Accept: "+accept, "Accept-Encoding: "+encoding))
 		}
 	}
-	polled := make(chan int)
-	go func() {
-		res, err := http.Get(c.base + topicPath + "?group=g")
-		if err != nil {
-			polled <- 0
-			return
-		}
-		res.Body.Close()
-		polled <- res.StatusCode
-	}()
+	polled := c.later(topicPath + "?group=g")
 	awaitMetric(t, w, "kateway_group_sessions", 10)
 	if err := w.hub.Close(t.Context()); err != nil {
 		t.Fatal(err)
@@ -308,8 +299,8 @@ func TestStreamsAndPollsEndWhenTheGatewayDrains(t *testing.T) {
 			t.Errorf("%s %s: does not end in good order: %v", s.res.Header.Get("Content-Type"), s.res.Header.Get("Content-Encoding"), err)
 		}
 	}
-	if status := <-polled; status != 204 {
-		t.Errorf("a poll that waited is answered %d, want 204", status)
+	if r := <-polled; r.StatusCode != 204 {
+		t.Errorf("a poll that waited is answered %d, want 204: %s", r.StatusCode, r.body)
 	}
 	r := c.get(topicPath + "?group=g")
 	if r.problem(t, 503, "draining"); r.Header.Get("Retry-After") == "" {
@@ -352,7 +343,7 @@ func TestSilenceIsNotSlowness(t *testing.T) {
 			defer stop()
 			s := c.stream(feedPath+"?group=g", "Accept: "+accept)
 			go func() {
-				time.Sleep(time.Hour)
+				pass(time.Hour)
 				w.publish("after an hour")
 			}()
 			for !strings.Contains(s.line(), "after an hour") { // what comes before is read and passed over

@@ -22,10 +22,8 @@ import (
 	"github.com/kateway/kateway/meta"
 )
 
-const (
-	openTimeout   = 30 * time.Second // for a group to be joined
-	settleTimeout = 10 * time.Second // for verbs to find their partitions
-)
+// settleTimeout is how long verbs may look for their partitions.
+const settleTimeout = 10 * time.Second
 
 // Topics says what a topic is called in the store.
 type Topics interface {
@@ -71,7 +69,7 @@ func (h *Handler) Routes() []httpx.Route {
 }
 
 // key finds the group's name in the store.
-func (h *Handler) key(ctx context.Context, p place) (group.Key, error) {
+func (h *Handler) key(ctx context.Context, p *place) (group.Key, error) {
 	name, err := h.topics.Use(ctx, p.topic)
 	if err != nil {
 		return group.Key{}, err
@@ -79,19 +77,14 @@ func (h *Handler) key(ctx context.Context, p place) (group.Key, error) {
 	return group.Key{Topic: name, Group: meta.GroupInStore(p.app, p.group, p.topic)}, nil
 }
 
-// open makes the request a client of the group.
-func (h *Handler) open(ctx context.Context, p place, ask group.Ask) (group.Session, error) {
-	opening, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	s, err := h.groups.Open(opening, ask)
-	if err == nil {
-		return s, nil
+// open makes the request a client of the group. How long that may take is the engine's to bound.
+func (h *Handler) open(ctx context.Context, p *place, ask group.Ask) (group.Session, error) {
+	s, err := h.groups.Open(ctx, ask)
+	if err != nil {
+		h.forget(p.topic, err)
+		return nil, fmt.Errorf("group %s on %s: %w", p.group, p.topic, err)
 	}
-	h.forget(p.topic, err)
-	if opening.Err() != nil && errs.Of(err) == errs.Uncertain {
-		err = fmt.Errorf("not joined in %v (%v): %w", openTimeout, err, errs.Unavailable) // there is no outcome that could be unknown
-	}
-	return nil, fmt.Errorf("group %s on %s: %w", p.group, p.topic, err)
+	return s, nil
 }
 
 // verbs settles deliveries, whoever has them. It goes on when the client hangs up: what it says it has done, it has done.
