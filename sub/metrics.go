@@ -16,6 +16,7 @@ type metrics struct {
 	streams  [3]prometheus.Gauge // by streamForm
 	answered prometheus.Counter  // polls
 	empty    prometheus.Counter
+	late     prometheus.Counter // acks after their lease
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -28,9 +29,13 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	polls := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "kateway_sub_polls_total", Help: "Polls answered, with messages or empty.",
 	}, []string{"answer"})
-	r.MustRegister(messages, streams, polls)
+	late := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "kateway_sub_late_total", Help: "Messages that took longer to write than their lease: they are delivered again.",
+	})
+	r.MustRegister(messages, streams, polls, late)
 	m := &metrics{
 		messages: topicCounters{vec: messages, known: map[meta.Topic]prometheus.Counter{}},
+		late:     late,
 		answered: polls.WithLabelValues("messages"), empty: polls.WithLabelValues("empty"),
 	}
 	for form, name := range [...]string{streamLines: "ndjson", streamText: "text", streamEvents: "sse"} {

@@ -146,7 +146,7 @@ func (a *answer) deliver(ctx context.Context, batch []group.Delivery) error {
 		return fmt.Errorf("%d messages could not be written and are due again: %w", len(batch), err)
 	}
 	if !a.wish.explicit {
-		a.session.Settle(verbsFor(batch, group.Ack)...)
+		a.h.acked(a.wish.topic, a.session.Settle(verbsFor(batch, group.Ack)...))
 	}
 	a.h.metrics.answered.Inc()
 	a.h.metrics.messages.of(a.wish.topic).Add(float64(len(batch)))

@@ -201,7 +201,7 @@ func (s *stream) flush(ctx context.Context, c *chunk) error {
 	}
 	s.wrote = time.Now()
 	if !s.explicit && len(c.verbs) > 0 {
-		s.session.Settle(c.verbs...) // one that is fenced took longer to write than its lease: it comes again
+		s.h.acked(s.topic, s.session.Settle(c.verbs...))
 	}
 	s.left -= int64(len(c.verbs))
 	s.count.Add(float64(len(c.verbs)))

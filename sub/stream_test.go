@@ -334,6 +334,26 @@ func TestASlowReaderIsCutOff(t *testing.T) {
 	})
 }
 
+// A message that its client takes longer to read than the lease is not acked, and comes again.
+func TestALateAckIsNoAck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		c, stop := servePipes(t, w.mux)
+		defer stop()
+		s := c.stream(feedPath + "?group=g&lease=2s")
+		w.publish(strings.Repeat("x", 100_000)) // more than the client's transport reads ahead
+		pass(5 * time.Second)
+		if first, second := parseObject(t, s.line()), parseObject(t, s.line()); first.Attempt != 1 || second.Attempt != 2 || second.Offset != 0 {
+			t.Errorf("attempts %d and %d of offsets %d and %d", first.Attempt, second.Attempt, first.Offset, second.Offset)
+		}
+		s.close()
+		synctest.Wait()
+		if n := metric(t, w.metrics, "kateway_sub_late_total"); n != 1 {
+			t.Errorf("%v late messages are counted, want 1", n)
+		}
+	})
+}
+
 // The deadline of the last write must not hit a stream that is merely silent.
 func TestSilenceIsNotSlowness(t *testing.T) {
 	for _, accept := range []string{typeJSONLines, typeText, typeEvents} {

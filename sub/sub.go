@@ -94,6 +94,21 @@ func (h *Handler) verbs(ctx context.Context, key group.Key, verbs []group.Verb) 
 	return h.groups.Settle(ctx, key, verbs...)
 }
 
+// acked looks at what became of the acks that followed a write. One that is fenced came after the end of its lease: the
+// client was too slow, or the lease too short, and gets the message again.
+func (h *Handler) acked(t meta.Topic, outcome []error) {
+	late := 0
+	for _, err := range outcome {
+		if err != nil {
+			late++
+		}
+	}
+	if late > 0 {
+		h.metrics.late.Add(float64(late))
+		h.log.Debug("written after their leases had ended: these messages come again", "topic", t.String(), "messages", late)
+	}
+}
+
 // forget drops a topic of which one of the errors says that it is gone.
 func (h *Handler) forget(t meta.Topic, outcome ...error) {
 	for _, err := range outcome {
