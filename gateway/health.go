@@ -42,6 +42,7 @@ type part struct {
 	err      error     // of the last probe that came back
 	failures int       // in a row
 	last     time.Time // when a probe last came back
+	looked   bool      // one ever did
 }
 
 // health knows how the parts are.
@@ -95,10 +96,13 @@ func (p *part) start() {
 	p.err, p.failures, p.last = errors.New("not looked at yet"), 2, time.Now()
 }
 
-// note takes the outcome of a probe and answers how the part was before and is now.
+// note takes the outcome of a probe and answers how the part was before, "" where that was not known, and is now.
 func (p *part) note(err error) (before, after verdict) {
 	before = p.verdict()
 	p.mu.Lock()
+	if !p.looked {
+		before, p.looked = "", true
+	}
 	p.err, p.last = err, time.Now()
 	if p.failures++; err == nil {
 		p.failures = 0

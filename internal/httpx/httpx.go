@@ -56,6 +56,7 @@ type Endpoint struct {
 	shell   *Shell
 	route   string
 	handler Handler
+	lines   quota // of warnings and errors
 }
 
 // ServeHTTP serves a request whose path parameters, if any, are in its context.
@@ -131,6 +132,14 @@ func (e *Endpoint) logError(r *http.Request, err error, begun bool) {
 	if !e.shell.Log.Enabled(r.Context(), level) {
 		return
 	}
+	untold := 0
+	if level >= slog.LevelWarn {
+		granted, before := e.lines.take(time.Now())
+		if !granted {
+			return
+		}
+		untold = before
+	}
 	attrs := []slog.Attr{
 		slog.String("request_id", RequestID(r.Context())), slog.String("method", r.Method), slog.String("route", e.route),
 		slog.String("remote", r.RemoteAddr), slog.String("code", kind.Code()), slog.Bool("begun", begun), slog.Any("error", err),
@@ -138,6 +147,9 @@ func (e *Endpoint) logError(r *http.Request, err error, begun bool) {
 	var p *panicError
 	if errors.As(err, &p) {
 		attrs = append(attrs, slog.String("stack", string(p.stack)))
+	}
+	if untold > 0 {
+		attrs = append(attrs, slog.Int("untold", untold))
 	}
 	e.shell.Log.LogAttrs(r.Context(), level, "request failed", attrs...)
 }

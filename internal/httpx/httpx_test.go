@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/julienschmidt/httprouter"
@@ -309,6 +310,29 @@ func TestClientThatLeftIsNoFaultOfOurs(t *testing.T) {
 	if logged.Len() > 0 {
 		t.Errorf("logged %s", &logged)
 	}
+}
+
+// While everything fails the log stays readable, and says how much it left out.
+func TestFailuresAreLoggedInMeasure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged bytes.Buffer
+		h := httpx.Wrap("r", func(http.ResponseWriter, *http.Request) error { return errs.Unavailable }, slog.New(slog.NewJSONHandler(&logged, nil)), &observer{})
+		fail := func(n int) {
+			for range n {
+				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+			}
+		}
+		fail(1000)
+		if n := len(lines(t, &logged)); n != 10 {
+			t.Errorf("%d lines", n)
+		}
+		time.Sleep(time.Second) //nolint:forbidigo // fake time
+		fail(2)
+		all := lines(t, &logged)
+		if len(all) != 12 || all[10]["untold"] != 990.0 || all[11]["untold"] != nil {
+			t.Errorf("%d lines, the last %v", len(all), all[len(all)-2:])
+		}
+	})
 }
 
 func BenchmarkWrap(b *testing.B) {
