@@ -18,78 +18,86 @@ import (
 	"github.com/kateway/kateway/internal/testkit"
 )
 
-// step is one block of commands of the README and what it is said to print.
+// step is one block of commands of a document and what it is said to print.
 type step struct {
-	line     int    // of the README
+	where    string // file and line
 	commands string // word for word
 	prints   string // "": nothing is said
 	stream   string // what the stream of the first terminal is said to print then
 }
 
-// TestReadmeLinesWork runs what stands under "Try it", word for word, against both stores. A block of text is the output of
-// the commands before it; a second block of text is what the stream in the first terminal prints. "..." stands for anything.
-func TestReadmeLinesWork(t *testing.T) {
+// TestDocumentedLinesWork runs the commands of the README's "Try it" and of docs/api.md, word for word, against both stores.
+// A block of text is the output of the commands before it; a second block of text is what the stream in the first
+// terminal prints. "..." stands for anything.
+func TestDocumentedLinesWork(t *testing.T) {
 	for _, program := range []string{"bash", "curl"} {
 		if _, err := exec.LookPath(program); err != nil {
 			testkit.Missing(t, program, err)
 		}
 	}
-	steps := readme(t)
-	t.Run("embedded", func(t *testing.T) { runReadme(t, steps, "--data", t.TempDir()) })
-	t.Run("kafka", func(t *testing.T) {
-		kafka := testkit.Kafka(t) // of its own: the README's topic must be empty
-		// The README shows one partition, as the embedded store has them.
-		if _, err := kafka.Tool(t.Context(), "org.apache.kafka.tools.TopicCommand", "--create", "--topic", "default.greetings.v1", "--partitions", "1"); err != nil {
-			t.Fatal(err)
-		}
-		runReadme(t, steps, "--data", t.TempDir(), "--kafka", kafka.Addrs()[0])
-	})
+	for _, doc := range []struct{ file, begin, end, topic string }{
+		{"../README.md", "\n## Try it\n", "\n## With", "default.greetings.v1"},
+		{"../docs/api.md", "\n## Publish\n", "\n## Running", "default.orders.v1"},
+	} {
+		steps := stepsOf(t, doc.file, doc.begin, doc.end)
+		t.Run(filepath.Base(doc.file), func(t *testing.T) {
+			t.Run("embedded", func(t *testing.T) { runSteps(t, steps, "--data", t.TempDir()) })
+			t.Run("kafka", func(t *testing.T) {
+				kafka := testkit.Kafka(t) // of its own: the topic must be empty
+				// The documents show one partition, as the embedded store has them.
+				if _, err := kafka.Tool(t.Context(), "org.apache.kafka.tools.TopicCommand", "--create", "--topic", doc.topic, "--partitions", "1"); err != nil {
+					t.Fatal(err)
+				}
+				runSteps(t, steps, "--data", t.TempDir(), "--kafka", kafka.Addrs()[0])
+			})
+		})
+	}
 }
 
-func runReadme(t *testing.T, steps []step, flags ...string) {
+func runSteps(t *testing.T, steps []step, flags ...string) {
 	g := launch(t, flags...)
 	sh := newTerminal(t, g)
 	var first *bufio.Reader // what the stream prints
-	for i, s := range steps {
-		if i == 0 {
-			first = bufio.NewReader(sh.background(s.commands))
-			continue
-		}
+	if endless := steps[0]; strings.HasPrefix(endless.commands, "curl -N") && endless.prints == "" {
+		first = bufio.NewReader(sh.background(endless.commands))
+		steps = steps[1:]
+	}
+	for _, s := range steps {
 		if out := sh.run(s.commands); s.prints != "" && !matches(s.prints, out) {
-			t.Errorf("README.md:%d: %s\nprints\n%swant\n%s", s.line, s.commands, out, s.prints)
+			t.Errorf("%s: %s\nprints\n%swant\n%s", s.where, s.commands, out, s.prints)
 		}
 		if s.stream == "" {
 			continue
 		}
 		line, err := first.ReadString('\n')
 		if err != nil || !matches(s.stream, line) {
-			t.Errorf("README.md:%d: the stream prints\n%s(%v) want\n%s", s.line, line, err, s.stream)
+			t.Errorf("%s: the stream prints\n%s(%v) want\n%s", s.where, line, err, s.stream)
 		}
 	}
 }
 
-// readme reads the steps under "Try it".
-func readme(t *testing.T) []step {
+// stepsOf reads the steps of a part of a document.
+func stepsOf(t *testing.T, file, begin, end string) []step {
 	t.Helper()
-	b, err := os.ReadFile("../README.md")
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, text, found := strings.Cut(string(b), "\n## Try it\n")
+	before, text, found := strings.Cut(string(b), begin)
 	if !found {
-		t.Fatal(`README.md has no "Try it"`)
+		t.Fatalf("%s has no %q", file, begin)
 	}
-	begins := strings.Count(string(b), "\n") - strings.Count(text, "\n")
-	text, _, _ = strings.Cut(text, "\n## ")
+	text, _, _ = strings.Cut(text, end)
+	first := strings.Count(before+begin, "\n") + 1
 	var steps []step
 	for _, m := range regexp.MustCompile("(?s)\n```(sh|text)\n(.*?)```\n").FindAllStringSubmatchIndex(text, -1) {
 		kind, body := text[m[2]:m[3]], text[m[4]:m[5]]
 		last := len(steps) - 1
 		switch {
 		case kind == "sh":
-			steps = append(steps, step{line: begins + 1 + strings.Count(text[:m[4]], "\n"), commands: body})
+			steps = append(steps, step{where: fmt.Sprintf("%s:%d", file, first+strings.Count(text[:m[4]], "\n")), commands: body})
 		case last < 0:
-			t.Fatal("README.md: output before the first command")
+			t.Fatalf("%s: output before the first command", file)
 		case steps[last].prints == "":
 			steps[last].prints = body
 		default:
@@ -97,7 +105,7 @@ func readme(t *testing.T) []step {
 		}
 	}
 	if len(steps) < 5 {
-		t.Fatalf("README.md: only %d blocks of commands", len(steps))
+		t.Fatalf("%s: only %d blocks of commands", file, len(steps))
 	}
 	return steps
 }
