@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -29,6 +30,8 @@ func launch(t *testing.T, flags ...string) *gateway {
 	t.Helper()
 	args := []string{"serve", "--pub", "127.0.0.1:0", "--man", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"}
 	g := &gateway{t: t, cmd: exec.Command(binary, append(args, flags...)...), log: newLogTail(), exited: make(chan struct{})}
+	// The gateway takes every KATEWAY_* for an option of its own, and refuses those that are none.
+	g.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KATEWAY_") })
 	g.cmd.Stderr = g.log
 	g.cmd.Stdout = g.log
 	if err := g.cmd.Start(); err != nil {
