@@ -34,7 +34,7 @@ func TestWhatKcatWritesIsDelivered(t *testing.T) {
 	if m := st.next(); m.text() != "by kcat" || m.Key != "k1" || fmt.Sprint(m.Headers["tags"]) != "red" {
 		t.Errorf("got %+v", m)
 	}
-	kcat("\n", "-k", "k1", "-Z") // -Z: an empty line is a null value
+	kcat("k1:\n", "-K", ":", "-Z") // -Z: an empty value is null
 	if m := st.next(); string(m.Value) != "null" || m.Key != "k1" {
 		t.Errorf("got %+v; want a tombstone", m)
 	}
