@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -127,11 +126,8 @@ func TestLostResponseIsDeliveredAgain(t *testing.T) {
 // hangUpAfter sends the request, reads so many bytes of the answer and resets the connection.
 func hangUpAfter(t *testing.T, g *gateway, n int, request string) {
 	t.Helper()
-	u, err := url.Parse(g.pub)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := net.Dial("tcp", u.Host)
+	host := hostOf(t, g.pub)
+	conn, err := net.Dial("tcp", host)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +138,7 @@ func hangUpAfter(t *testing.T, g *gateway, n int, request string) {
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := fmt.Fprintf(conn, "%s\r\nHost: %s\r\n\r\n", request, u.Host); err != nil {
+	if _, err := fmt.Fprintf(conn, "%s\r\nHost: %s\r\n\r\n", request, host); err != nil {
 		t.Fatal(err)
 	}
 	for got := 0; got < n; {
