@@ -74,9 +74,14 @@ func (b *buffers) put(buf []byte) {
 	b.small[i].Put(&keep)
 }
 
-// grow is buf with more room: four times as much, but not beyond limit bytes unless it has half of them already.
+// grow is buf with more room: four times as much, or all of limit bytes, of which it has fewer, where that is near: a step
+// in between would cost as much memory as the last one.
 func (b *buffers) grow(buf []byte, limit int) []byte {
-	bigger := b.get(max(min(4*cap(buf), limit), 2*cap(buf)))
+	n := 4 * cap(buf)
+	if n > limit/2 {
+		n = limit
+	}
+	bigger := b.get(n)
 	bigger = append(bigger, buf...)
 	b.put(buf)
 	return bigger
