@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	_ "github.com/kateway/kateway/gateway" // so that go test does not take a cached result for true when the gateway has changed
 	"github.com/kateway/kateway/internal/testkit"
 )
 
