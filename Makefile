@@ -42,8 +42,8 @@ lint: $(GOLANGCI) ## style, faults and the architecture (.golangci.yml)
 fmt: $(GOLANGCI) ## formats the code
 	$(GOLANGCI) fmt ./...
 
-bench: ## the load generator with its floors, as one table (BENCHFLAGS adds flags)
-	$(GO) run ./bench $(BENCHFLAGS)
+bench: ## measurements beside their floors (BENCHFLAGS adds flags)
+	$(GO) test -run '^$$' -bench . -benchmem $(BENCHFLAGS) ./...
 
 fuzz: ## every fuzz target, FUZZTIME (20s) each
 	@set -e; for pkg in $$($(GO) list ./...); do \
