@@ -105,12 +105,18 @@ func (p *process) tail() []byte {
 // freePorts answers n ports that are free now. Another process may take one before it is used: start again then.
 func freePorts(n int) ([]int, error) {
 	ports := make([]int, 0, n)
+	var open []net.Listener // until all are found, else the same one may come twice
+	defer func() {
+		for _, l := range open {
+			l.Close()
+		}
+	}()
 	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() // all stay open until all are found, else the same one may come twice
+		open = append(open, l)
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
 	return ports, nil

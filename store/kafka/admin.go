@@ -180,8 +180,8 @@ func (s *Store) grown(ctx context.Context, t store.Topic) error {
 	if err := s.awaitTopic(ctx, t.Name, kadm.TopicID{}, int(t.Partitions)); err != nil {
 		return err
 	}
-	if v, ok := s.topics.Load(t.Name); ok {
-		s.refresh(ctx, v.(*topic)) //nolint:errcheck,forcetypeassert // it holds nothing else
+	if known := s.cached(t.Name); known != nil {
+		s.refresh(ctx, known)
 	}
 	for _, f := range s.feedsOf(t.Name) {
 		f.cl.ForceMetadataRefresh()
@@ -219,8 +219,8 @@ func (s *Store) DeleteTopic(ctx context.Context, name string) error {
 			return fmt.Errorf("topic %q is being deleted: %w: %w", name, ctx.Err(), errs.Unavailable)
 		}
 	}
-	if v, ok := s.topics.Load(name); ok {
-		s.forget(v.(*topic)) //nolint:errcheck,forcetypeassert // it holds nothing else
+	if t := s.cached(name); t != nil {
+		s.forget(t)
 	}
 	for _, f := range s.feedsOf(name) {
 		s.background(f.verify)

@@ -187,7 +187,7 @@ func (s *Store) clientOpts(more ...kgo.Opt) []kgo.Opt {
 // backoff is the wait before try n of the same request: 50 ms to 1 s, spread by a half.
 func backoff(n int) time.Duration {
 	d := min(50*time.Millisecond<<min(n, 10), time.Second)
-	return d/2 + rand.N(d)/2 //nolint:gosec // spreads load, guards nothing
+	return d/2 + rand.N(d)/2
 }
 
 // now counts from the store's start, by the monotonic clock.
@@ -246,7 +246,7 @@ func (s *Store) Close(ctx context.Context) error {
 // failed says what a request other than a publish came to.
 func (s *Store) failed(what string, err error) error {
 	if s.ctx.Err() != nil && !errors.Is(err, store.ErrClosed) {
-		return fmt.Errorf("%s: %v: %w", what, err, store.ErrClosed)
+		return fmt.Errorf("%s: %w: %w", what, err, store.ErrClosed)
 	}
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%s: %w: %w", what, err, errs.Unavailable)

@@ -85,8 +85,8 @@ func partition(r *kgo.Record, n int) int {
 
 // batchBytes is the longest batch for a topic; the client asks once, when it first learns of it.
 func (s *Store) batchBytes(name string) int32 {
-	if v, ok := s.topics.Load(name); ok {
-		return v.(*topic).maxBytes
+	if t := s.cached(name); t != nil {
+		return t.maxBytes
 	}
 	return defaultBatch
 }

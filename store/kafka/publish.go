@@ -199,7 +199,7 @@ func (c *call) check(sl *slot, flows []*flow, now time.Duration) error {
 		first := c.failed[p]
 		c.mu.Unlock()
 		if first != nil {
-			return fmt.Errorf("not tried, since one before it in partition %d failed (%v): %w", p, first, errs.Unavailable)
+			return fmt.Errorf("not tried, since one before it in partition %d failed (%s): %w", p, first.Error(), errs.Unavailable)
 		}
 	}
 	// A batch of one message has 61 bytes of its own, a message at most 31 and a header at most 10.

@@ -126,7 +126,7 @@ func (s *Store) commitFromOutside(ctx context.Context, topic, group string, to [
 		return err
 	})
 	if errors.Is(err, errs.Fenced) {
-		return fmt.Errorf("group %q has members: %v: %w", group, err, errs.Conflict) //nolint:errorlint // a member is fenced, not the caller
+		return fmt.Errorf("group %q has members (%s): %w", group, err.Error(), errs.Conflict)
 	}
 	return err
 }

@@ -93,10 +93,16 @@ func (t *topic) keyless(now, stay, stall time.Duration) int32 {
 	return int32(first % n)
 }
 
+// cached is a topic that was published to, or nil.
+func (s *Store) cached(name string) *topic {
+	v, _ := s.topics.Load(name)
+	t, _ := v.(*topic)
+	return t
+}
+
 // topic finds a topic, in the cluster if it was never published to.
 func (s *Store) topic(ctx context.Context, name string) (*topic, error) {
-	if v, ok := s.topics.Load(name); ok {
-		t := v.(*topic)
+	if t := s.cached(name); t != nil {
 		if s.now()-time.Duration(t.looked.Load()) > topicAge {
 			s.refreshLater(t)
 		}
@@ -112,7 +118,8 @@ func (s *Store) topic(ctx context.Context, name string) (*topic, error) {
 		if r.Err != nil {
 			return nil, r.Err
 		}
-		return r.Val.(*topic), nil
+		t, _ := r.Val.(*topic)
+		return t, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("looking for topic %q: %w: %w", name, ctx.Err(), errs.Unavailable)
 	}
