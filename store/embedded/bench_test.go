@@ -29,9 +29,10 @@ func benchStore(b *testing.B) *Store {
 	return s
 }
 
-func benchEngine(b *testing.B) *pebble.DB {
+func benchEngine(b *testing.B) *engine {
 	log := slog.New(slog.DiscardHandler)
-	db, err := openEngine(dir{fs: vfs.Default, path: b.TempDir()}, maxMemTable, newFault(log), log)
+	sp := newSpace(dir{fs: vfs.Default, path: b.TempDir()}, Config{}, log)
+	db, err := openEngine(sp, newFault(log), log)
 	if err != nil {
 		b.Fatal(err)
 	}

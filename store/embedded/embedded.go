@@ -87,7 +87,7 @@ type Store struct {
 	cfg   Config
 	log   *slog.Logger
 	lock  io.Closer
-	db    *pebble.DB
+	db    *engine
 	space *space
 	tail  *tailCache
 	fault *fault
@@ -143,7 +143,7 @@ func Open(cfg Config) (*Store, error) {
 // start opens pebble, reads the topics and starts the goroutines.
 func (s *Store) start(d dir) error {
 	s.space = newSpace(d, s.cfg, s.log)
-	db, err := openEngine(d, s.space.memTable, s.fault, s.log)
+	db, err := openEngine(s.space, s.fault, s.log)
 	if err != nil {
 		return err
 	}
@@ -205,16 +205,28 @@ func (s *Store) shut() {
 	s.workers.Wait()
 	err := s.flushPositions()
 	close(s.queue)
-	select {
-	case <-s.writing:
-	case <-s.fault.stuck:
-	}
+	s.awaitWriter()
 	if s.fault.isStuck() {
 		s.goneErr = errors.Join(err, s.Err()) // pebble's locks are held for ever: closing it would hang, and so the lock of the directory stays
 		return
 	}
 	s.reads.Wait()
 	s.goneErr = errors.Join(err, s.db.Close(), s.lock.Close())
+}
+
+// awaitWriter returns when the writer has ended, or never will.
+func (s *Store) awaitWriter() {
+	select {
+	case <-s.writing:
+		return
+	case <-s.fault.ch:
+	}
+	select {
+	case <-s.writing:
+	case <-s.fault.stuck:
+	case <-time.After(time.Second): // pebble waits for a flush that always fails
+		s.fault.stick()
+	}
 }
 
 // enqueue hands o to the writer. It waits only where the queue is full of what did not have to ask for room.

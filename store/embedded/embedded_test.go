@@ -43,6 +43,7 @@ func open(t testing.TB, cfg Config) *Store {
 // gate lets writes and syncs of pebble's log pass, hang or fail.
 type gate struct {
 	held atomic.Pointer[chan struct{}]
+	hung atomic.Int64 // syncs that hang or did
 	fail atomic.Pointer[func(errorfs.Op) error]
 }
 
@@ -53,6 +54,7 @@ func (g *gate) MaybeError(op errorfs.Op) error {
 		return (*f)(op)
 	}
 	if ch := g.held.Load(); ch != nil && isLogSync(op) {
+		g.hung.Add(1)
 		<-*ch
 	}
 	return nil
@@ -77,7 +79,8 @@ func (g *gate) hold() (release func()) {
 	}
 }
 
-func suite(t *testing.T, tune func(*Config)) {
+// TestStore has small blocks, so that what takes several of them is seen.
+func TestStore(t *testing.T) {
 	gates := map[store.Store]*gate{}
 	configs := map[store.Store]Config{}
 	make := func(t *testing.T, cfg Config, g *gate) store.Store {
@@ -88,8 +91,7 @@ func suite(t *testing.T, tune func(*Config)) {
 	storetest.Run(t, storetest.Config{
 		New: func(t *testing.T) store.Store {
 			g := &gate{}
-			cfg := Config{Dir: filepath.Join(t.TempDir(), "data"), FS: errorfs.Wrap(vfs.Default, g), Log: testLog(t), MaxMessage: 1 << 20}
-			tune(&cfg)
+			cfg := Config{Dir: filepath.Join(t.TempDir(), "data"), FS: errorfs.Wrap(vfs.Default, g), Log: testLog(t), MaxMessage: 1 << 20, blockCount: 3}
 			return make(t, cfg, g)
 		},
 		Reopen: func(t *testing.T, s store.Store) store.Store {
@@ -135,16 +137,4 @@ func trimBelow(t *testing.T, s *Store, topic string, partition int32, before int
 	if err := s.trim(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func TestStore(t *testing.T) {
-	suite(t, func(cfg *Config) { cfg.blockCount = 3 })
-}
-
-// Full blocks, as in production. What needs several of them is above.
-func TestStoreWithFullBlocks(t *testing.T) {
-	if testing.Short() {
-		t.Skip("the same suite with other blocks")
-	}
-	suite(t, func(cfg *Config) { cfg.blockCount = 7 })
 }

@@ -1,32 +1,40 @@
 package embedded
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
-	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // engineVersion is pebble's format. It is raised by a new formatVersion only, never by a newer pebble alone: a process
 // that takes over the directory may have to give it back.
 const engineVersion = pebble.FormatTableFormatV6
 
+// engine is pebble with what guards it.
+type engine struct {
+	*pebble.DB
+	guard *guardFS
+}
+
 // openEngine opens pebble in its directory. What it recovers of unsynced writes is durable when it returns: a reader
 // that sees it will not see something else there after the next power loss.
-func openEngine(d dir, memTable uint64, fault *fault, log *slog.Logger) (*pebble.DB, error) {
+func openEngine(sp *space, fault *fault, log *slog.Logger) (*engine, error) {
+	guard, memTable := newGuard(sp, fault), sp.memTable
 	cache := pebble.NewCache(int64(2*memTable + 32<<20)) // pebble takes the memtables out of its cache's share
 	defer cache.Unref()
 	opts := &pebble.Options{
 		Cache:                       cache,
-		EventListener:               listener(log),
-		FS:                          orderedFS{d.fs},
-		FlushDelayDeleteRange:       10 * time.Second, // so that space comes back where nothing is written any more
+		EventListener:               listener(fault, log),
+		FS:                          guard,
+		FlushDelayDeleteRange:       time.Second, // so that space comes back where nothing is written any more
 		FormatMajorVersion:          engineVersion,
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,
@@ -43,30 +51,24 @@ func openEngine(d dir, memTable uint64, fault *fault, log *slog.Logger) (*pebble
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // for idempotency keys, of which most are new
 	}
-	db, err := pebble.Open(d.join(logDir), opts)
+	db, err := pebble.Open(sp.dir.join(logDir), opts)
 	if err != nil {
 		return nil, err
 	}
 	if err := db.Flush(); err != nil {
-		return nil, fmt.Errorf("make what was recovered durable: %w", err)
+		return nil, errors.Join(fmt.Errorf("make what was recovered durable: %w", err), db.Close())
 	}
-	return db, nil
+	guard.armed.Store(true)
+	return &engine{DB: db, guard: guard}, nil
 }
 
-// orderedFS makes what a marker file of pebble names durable before the marker. Pebble syncs the directory only after it has
-// made both, so that after a power loss the marker may be there without what it names, and pebble does not open.
-type orderedFS struct{ vfs.FS }
-
-func (o orderedFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	if strings.HasPrefix(o.PathBase(name), "marker.") {
-		if err := (dir{fs: o.FS}).syncDir(o.PathDir(name)); err != nil {
-			return nil, err
-		}
-	}
-	return o.FS.Create(name, category)
+// Close answers also what fails.
+func (e *engine) Close() error {
+	e.guard.armed.Store(false)
+	return e.DB.Close()
 }
 
-func listener(log *slog.Logger) *pebble.EventListener {
+func listener(fault *fault, log *slog.Logger) *pebble.EventListener {
 	var last atomic.Int64
 	return &pebble.EventListener{
 		// Pebble tries again at once: one line a second is enough.
@@ -76,17 +78,28 @@ func listener(log *slog.Logger) *pebble.EventListener {
 				log.Error("pebble could not flush or compact and tries again", "err", err)
 			}
 		},
+		// Pebble tries a flush for ever, and lets all writes wait for it.
+		FlushEnd: func(info pebble.FlushInfo) {
+			if broken(info.Err) {
+				fault.fail(fmt.Errorf("flush the memtable: %w", info.Err))
+			}
+		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
 			log.Error("damaged file", "file", info.Path, "err", info.Details)
-		},
-		DiskSlow: func(info pebble.DiskSlowInfo) {
-			log.Warn("disk is slow", "file", info.Path, "op", info.OpType.String(), "for", info.Duration)
 		},
 		WriteStallBegin: func(info pebble.WriteStallBeginInfo) {
 			log.Warn("writes wait for the disk", "reason", info.Reason)
 		},
 		WriteStallEnd: func() { log.Info("writes go on") },
 	}
+}
+
+// broken reports an error of the operating system that does not go away when something else is given back.
+func broken(err error) bool {
+	var errno syscall.Errno
+	return errors.As(err, &errno) && !slices.Contains([]syscall.Errno{
+		syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EINTR, syscall.EAGAIN,
+	}, errno)
 }
 
 // fault is the end of the store before its Close.
@@ -121,6 +134,13 @@ func (f *fault) get() error {
 	}
 }
 
+// halt fails the store and stops the goroutine, one of pebble's or the writer, for ever, with whatever locks it holds.
+func (f *fault) halt(err error) {
+	f.fail(err)
+	f.stick()
+	select {}
+}
+
 func (f *fault) stick() { f.jam.Do(func() { close(f.stuck) }) }
 
 func (f *fault) isStuck() bool {
@@ -146,11 +166,5 @@ func (l *engineLog) Errorf(format string, args ...any) {
 	l.log.Error("pebble: " + fmt.Sprintf(format, args...))
 }
 
-// Fatalf must not return, as pebble would go on from a state that it knows to be wrong: after a failed sync of its
-// manifest it would write the same change twice, and never open again. It must not end the process either, that is for
-// its owner to do. So the goroutine, one of pebble's or the writer, stops here, with whatever locks it holds.
-func (l *engineLog) Fatalf(format string, args ...any) {
-	l.fault.fail(fmt.Errorf(format, args...))
-	l.fault.stick()
-	select {}
-}
+// Fatalf does not return, as pebble would go on from a state that it knows to be wrong.
+func (l *engineLog) Fatalf(format string, args ...any) { l.fault.halt(fmt.Errorf(format, args...)) }

@@ -144,7 +144,7 @@ func (s *Store) flushPositions() error {
 	s.noting.Lock()
 	o, _ := s.collectPositions(s.dirty.take(), true)
 	s.noting.Unlock()
-	if o == nil {
+	if o == nil || s.fault.get() != nil {
 		return nil
 	}
 	s.queue <- o

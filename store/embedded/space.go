@@ -25,8 +25,8 @@ const (
 )
 
 // space keeps pebble from ever meeting a full disk, since it does not survive a failed write of its log. Below a mark
-// publishes are refused. What else is written, positions above all, is small and goes on; when others fill the disk
-// further, a reserve file is given up for it, and made again when there is room.
+// publishes are refused, and compactions soon after. What else is written, positions above all, is small and goes on; when others fill
+// the disk further, a reserve file is given up for it, and made again when there is room.
 //
 //	mark: the room for the next memtable's flush and log; floor: a sixteenth of it
 type space struct {
@@ -65,22 +65,43 @@ func (sp *space) mark() uint64 { return sp.memTable + sp.memTable/4 }
 // floor is the free space below which the reserve is given up.
 func (sp *space) floor() uint64 { return sp.mark() / 16 }
 
-// admit says whether a publish of so many bytes may be given to pebble. Only the writer asks.
+// admit says whether a publish of so many bytes may be given to pebble.
 func (sp *space) admit(bytes uint64) bool {
 	if sp.reserve == 0 {
 		return true
 	}
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
-	if sp.written += bytes; sp.written >= lookAfter || time.Since(sp.looked) >= lookEvery {
-		sp.lookLocked()
-	}
+	sp.freshen(bytes)
 	sp.refuse(sp.free < sp.needed())
 	if sp.free < sp.needed()+2*bytes { // to the log now, and to a table later
 		return false
 	}
 	sp.free -= bytes // until the next look tells better
 	return true
+}
+
+// admitCompaction says whether a compaction may write so many bytes. It leaves room for a flush, which can count on
+// the reserve.
+func (sp *space) admitCompaction(bytes uint64) bool {
+	if sp.reserve == 0 {
+		return true
+	}
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	sp.freshen(bytes)
+	left := sp.free
+	if sp.held {
+		left += sp.reserve
+	}
+	return sp.free >= sp.floor()+bytes && left >= sp.memTable+bytes
+}
+
+// freshen looks again when what is known is too old to be trusted. Caller holds sp.mu.
+func (sp *space) freshen(bytes uint64) {
+	if sp.written += bytes; sp.written >= lookAfter || time.Since(sp.looked) >= lookEvery {
+		sp.lookLocked()
+	}
 }
 
 // needed is the free space below which publishes are refused.
@@ -98,9 +119,7 @@ func (sp *space) spare() bool {
 	}
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
-	if time.Since(sp.looked) >= lookEvery {
-		sp.lookLocked()
-	}
+	sp.freshen(0)
 	return sp.held || sp.free >= sp.floor()
 }
 
@@ -146,6 +165,15 @@ func (sp *space) lookLocked() {
 	}
 	sp.looked, sp.written = time.Now(), 0
 	if sp.held && sp.free < sp.floor() {
+		sp.dropReserve()
+	}
+}
+
+// giveUp is called when pebble met a full disk in spite of all.
+func (sp *space) giveUp() {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if sp.held {
 		sp.dropReserve()
 	}
 }

@@ -315,20 +315,15 @@ func (w *writer) encode(r *round, pl *placement) {
 	pl.msgs, pl.times = nil, nil
 }
 
-// apply gives the batch to pebble, which panics where its log can't be written, with its locks held.
-func (w *writer) apply(r *round) (err error) {
-	defer func() {
-		if cause := recover(); cause != nil {
-			w.s.fault.stick()
-			err = fmt.Errorf("pebble can't write its log: %v", cause)
-		}
-	}()
+// apply gives the batch to pebble.
+func (w *writer) apply(r *round) error {
 	if r.sync {
-		err = w.s.db.ApplyNoSyncWait(r.batch, pebble.Sync)
-	} else if err = w.s.db.Apply(r.batch, pebble.NoSync); err == nil {
-		err = r.batch.Close()
+		return w.s.db.ApplyNoSyncWait(r.batch, pebble.Sync)
 	}
-	return err
+	if err := w.s.db.Apply(r.batch, pebble.NoSync); err != nil {
+		return err
+	}
+	return r.batch.Close()
 }
 
 // finish waits for the sync, shows the messages to readers and answers.
