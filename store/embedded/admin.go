@@ -298,7 +298,7 @@ func (s *Store) since(p *partition, t time.Time) (int64, error) {
 				return m.Offset, nil
 			}
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, errDamaged) { // what is damaged is passed over the next time
 			return 0, err
 		}
 	}

@@ -75,7 +75,7 @@ func listener(fault *fault, log *slog.Logger) *pebble.EventListener {
 		BackgroundError: func(err error) {
 			now := time.Now().Unix()
 			if last.Swap(now) != now {
-				log.Error("pebble could not flush or compact and tries again", "err", err)
+				log.Error("pebble could not flush or compact and tries again", "err", err.Error()) // not its stack
 			}
 		},
 		// Pebble tries a flush for ever, and lets all writes wait for it.
@@ -85,7 +85,7 @@ func listener(fault *fault, log *slog.Logger) *pebble.EventListener {
 			}
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
-			log.Error("damaged file", "file", info.Path, "err", info.Details)
+			log.Error("damaged file", "file", info.Path, "err", info.Details.Error())
 		},
 		WriteStallBegin: func(info pebble.WriteStallBeginInfo) {
 			log.Warn("writes wait for the disk", "reason", info.Reason)
@@ -121,7 +121,7 @@ func (f *fault) fail(err error) {
 	f.once.Do(func() {
 		f.err = err
 		close(f.ch)
-		f.log.Error("the store failed and takes nothing any more; restart the process", "err", err)
+		f.log.Error("the store failed and takes nothing any more; restart the process", "err", err.Error())
 	})
 }
 

@@ -73,8 +73,8 @@ func (sp *space) admit(bytes uint64) bool {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
 	sp.freshen(bytes)
-	sp.refuse(sp.free < sp.needed())
-	if sp.free < sp.needed()+2*bytes { // to the log now, and to a table later
+	sp.refuse(sp.free < sp.mark())
+	if sp.free < sp.mark()+2*bytes { // to the log now, and to a table later
 		return false
 	}
 	sp.free -= bytes // until the next look tells better
@@ -104,14 +104,6 @@ func (sp *space) freshen(bytes uint64) {
 	}
 }
 
-// needed is the free space below which publishes are refused.
-func (sp *space) needed() uint64 {
-	if sp.held {
-		return sp.mark()
-	}
-	return sp.mark() + sp.reserve // which is made again first
-}
-
 // spare says whether there is room for what is small and no publish.
 func (sp *space) spare() bool {
 	if sp.reserve == 0 {
@@ -128,7 +120,7 @@ func (sp *space) refuse(yes bool) {
 		return
 	}
 	if yes {
-		sp.log.Error("disk is full: messages are refused", "dir", sp.dir.path, "free", sp.free, "needed", sp.needed())
+		sp.log.Error("disk is full: messages are refused", "dir", sp.dir.path, "free", sp.free, "needed", sp.mark())
 	} else {
 		sp.log.Info("disk has room again: messages are taken", "dir", sp.dir.path, "free", sp.free)
 	}
@@ -139,7 +131,7 @@ func (sp *space) publishesRefused() bool { return sp.refused.Load() }
 
 func (sp *space) fullError() error {
 	return fmt.Errorf("less than %d MB free in %s; free space, or shorten topics' retention: %w",
-		(sp.mark()+sp.reserve)>>20, sp.dir.path, errs.DiskFull)
+		sp.mark()>>20, sp.dir.path, errs.DiskFull)
 }
 
 // look asks the file system, and cares for the reserve.
@@ -150,7 +142,7 @@ func (sp *space) look() {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
 	sp.lookLocked()
-	sp.refuse(sp.free < sp.needed())
+	sp.refuse(sp.free < sp.mark())
 	if !sp.held && sp.free >= sp.mark()+sp.reserve {
 		sp.makeReserve()
 	}
