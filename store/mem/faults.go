@@ -81,7 +81,7 @@ func (s *Store) Evict(topic, group string) {
 
 // Crash ends a feed of this package as the death of its process would. Commits are written at once here, so there is
 // none to lose.
-func Crash(f store.Feed) { f.(*feed).leave() }
+func Crash(f store.Feed) { f.(*feed).leave() } //nolint:errcheck // another kind of feed is a fault of the test
 
 // Trim removes the messages of a partition below an offset, as retention does.
 func (s *Store) Trim(topic string, p int32, before int64) error {

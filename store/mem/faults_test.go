@@ -273,7 +273,7 @@ func TestHandOverTakesFiveSeconds(t *testing.T) {
 				b := join(t, s)
 				began := time.Now()
 				if told {
-					time.Sleep(3 * time.Second) // of the bubble's clock
+					time.Sleep(3 * time.Second) //nolint:forbidigo // the clock of the bubble
 					began = time.Now()
 					if got := poll(t, a); !slices.Equal(got.Lost, []int32{1}) {
 						t.Errorf("a was told %+v", got)
