@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -39,7 +40,9 @@ func launch(t *testing.T, args ...string) *process {
 		t.Fatal(err)
 	}
 	p := &process{Cmd: exec.CommandContext(t.Context(), self, args...), lines: make(chan map[string]any, 1000)}
-	p.Env = append(os.Environ(), asCommand+"=1")
+	// The environment of the tests themselves has names that are no options.
+	ours := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KATEWAY_") })
+	p.Env = append(ours, asCommand+"=1")
 	stderr, err := p.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
