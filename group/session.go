@@ -42,7 +42,7 @@ type Delivery struct {
 	Ref Ref
 }
 
-// Batch is what one Next brought. Gaps come before the messages.
+// Batch is what one Next brought. Gaps come before the messages. Its slices are good until the next call of Next.
 type Batch struct {
 	Gaps       []store.Gap
 	Deliveries []Delivery

@@ -1,0 +1,221 @@
+package group
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"time"
+
+	"github.com/kateway/kateway/store"
+)
+
+// What a group has done on a partition beyond the commit's offset, and what it knows of the messages that are in
+// clients' hands, travels as metadata of the commit (store.Position.Beyond). Kafka takes a UTF-8 string of 4,096 bytes
+// at most, so this is base64 of:
+//
+//	version (1 byte)  hold (4 bytes, big endian)
+//	form (1 byte: ranges or bitmap)  size of the done part (uvarint)  done part
+//	one entry per delivered message, lowest offset first, as many as fit:
+//	  distance to the one before (uvarint)  attempt<<2 | state (uvarint)  remaining lease or delay in ms, unless due (uvarint)
+//
+// Ranges are pairs of uvarints: distance from the end of the one before, length. The bitmap has bit i set when offset
+// Next+i is done. The shorter of the two is taken.
+const (
+	beyondVersion = 1
+	formRanges    = 0
+	formBitmap    = 1
+
+	stateDue     = 0
+	stateLeased  = 1
+	stateDelayed = 2
+
+	// maxSpan bounds the offsets from the commit to the end of a window, so that the bitmap of the done part always fits.
+	maxSpan = 16384
+)
+
+// maxBeyondRaw is how many bytes become at most store.MaxBeyond in base64.
+var maxBeyondRaw = base64.RawStdEncoding.DecodedLen(store.MaxBeyond)
+
+// span is a range of offsets, to excluded.
+type span struct{ from, to int64 }
+
+// carried is what is known of a message that was delivered and not acked.
+type carried struct {
+	offset    int64
+	attempt   uint32
+	state     uint8
+	remaining time.Duration
+}
+
+// beyond is the decoded form.
+type beyond struct {
+	hold uint32
+	done []span // sorted, disjoint, all above next
+	held []carried
+}
+
+// encode writes b relative to next. An empty b is "".
+func (b *beyond) encode(next int64) string {
+	if len(b.done) == 0 && len(b.held) == 0 {
+		return ""
+	}
+	raw := make([]byte, 0, 256)
+	raw = append(raw, beyondVersion)
+	raw = binary.BigEndian.AppendUint32(raw, b.hold)
+	form, done := encodeDone(b.done, next)
+	raw = append(raw, form)
+	raw = binary.AppendUvarint(raw, uint64(len(done)))
+	raw = append(raw, done...)
+	last := next
+	for _, h := range b.held {
+		mark := len(raw)
+		raw = binary.AppendUvarint(raw, uint64(h.offset-last))
+		raw = binary.AppendUvarint(raw, uint64(h.attempt)<<2|uint64(h.state))
+		if h.state != stateDue {
+			raw = binary.AppendUvarint(raw, uint64(max(h.remaining, 0)/time.Millisecond))
+		}
+		if len(raw) > maxBeyondRaw {
+			raw = raw[:mark]
+			break
+		}
+		last = h.offset
+	}
+	return base64.RawStdEncoding.EncodeToString(raw)
+}
+
+// encodeDone takes the shorter form. Ranges that do not fit are dropped from the end: they are done again.
+func encodeDone(done []span, next int64) (form byte, out []byte) {
+	limit := maxBeyondRaw - 16
+	last := next
+	for _, d := range done {
+		mark := len(out)
+		out = binary.AppendUvarint(out, uint64(d.from-last))
+		out = binary.AppendUvarint(out, uint64(d.to-d.from))
+		if len(out) > limit {
+			out = out[:mark]
+			break
+		}
+		last = d.to
+	}
+	if len(done) == 0 || done[len(done)-1].to-next > maxSpan {
+		return formRanges, out
+	}
+	if size := int(done[len(done)-1].to-next+7) / 8; size < len(out) || last != done[len(done)-1].to {
+		return formBitmap, bitmap(done, next, size)
+	}
+	return formRanges, out
+}
+
+func bitmap(done []span, next int64, size int) []byte {
+	bits := make([]byte, size)
+	for _, d := range done {
+		for o := d.from - next; o < d.to-next; o++ {
+			bits[o/8] |= 1 << (o % 8)
+		}
+	}
+	return bits
+}
+
+var errBeyond = errors.New("commit metadata is not ours")
+
+// decodeBeyond reads what encode wrote. Metadata of another program, or of a later version, is an error: it says nothing
+// about what is done, and the group goes on from the offset alone.
+func decodeBeyond(s string, next int64) (beyond, error) {
+	if s == "" {
+		return beyond{}, nil
+	}
+	raw, err := base64.RawStdEncoding.DecodeString(s)
+	if err != nil || len(raw) < 7 || raw[0] != beyondVersion {
+		return beyond{}, errBeyond
+	}
+	b := beyond{hold: binary.BigEndian.Uint32(raw[1:])}
+	r := reader{raw[6:]}
+	size := r.uvarint()
+	if r.bad() || size > uint64(len(r.b)) {
+		return beyond{}, errBeyond
+	}
+	part := reader{r.b[:size]}
+	r.b = r.b[size:]
+	switch raw[5] {
+	case formRanges:
+		b.done = decodeRanges(&part, next)
+	case formBitmap:
+		b.done = decodeBitmap(part.b, next)
+	default:
+		return beyond{}, errBeyond
+	}
+	b.held = decodeHeld(&r, next)
+	if part.bad() || r.bad() {
+		return beyond{}, errBeyond
+	}
+	return b, nil
+}
+
+func decodeRanges(r *reader, next int64) (done []span) {
+	for last := next; len(r.b) > 0; {
+		from := last + r.distance()
+		to := from + r.distance()
+		if r.bad() {
+			return nil
+		}
+		done = append(done, span{from, to})
+		last = to
+	}
+	return done
+}
+
+func decodeBitmap(bits []byte, next int64) (done []span) {
+	for i := int64(0); i < int64(len(bits))*8; i++ {
+		if bits[i/8]&(1<<(i%8)) == 0 {
+			continue
+		}
+		if n := len(done); n > 0 && done[n-1].to == next+i {
+			done[n-1].to++
+		} else {
+			done = append(done, span{next + i, next + i + 1})
+		}
+	}
+	return done
+}
+
+func decodeHeld(r *reader, next int64) (held []carried) {
+	for last := next; len(r.b) > 0; {
+		h := carried{offset: last + r.distance()}
+		v := r.uvarint()
+		h.attempt, h.state = uint32(v>>2), uint8(v&3)
+		if h.state != stateDue {
+			h.remaining = time.Duration(r.distance()) * time.Millisecond
+		}
+		if r.bad() {
+			return nil
+		}
+		held = append(held, h)
+		last = h.offset
+	}
+	return held
+}
+
+// reader takes uvarints off the front; after the first bad one it has nothing left and stays bad.
+type reader struct{ b []byte }
+
+func (r *reader) bad() bool { return r.b == nil }
+
+func (r *reader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 {
+		r.b = nil
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+// distance is a uvarint that can be added to an offset, or taken as milliseconds, without overflow.
+func (r *reader) distance() int64 {
+	v := r.uvarint()
+	if v > 1<<40 {
+		r.b = nil
+		return 0
+	}
+	return int64(v)
+}

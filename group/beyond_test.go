@@ -1,0 +1,112 @@
+package group
+
+import (
+	"encoding/base64"
+	"reflect"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/kateway/kateway/store"
+)
+
+// genBeyond draws what a window may know: done ranges and held messages above next, disjoint.
+func genBeyond(t *rapid.T, next int64) beyond {
+	b := beyond{hold: rapid.Uint32().Draw(t, "hold")}
+	at := next
+	for range rapid.IntRange(0, 40).Draw(t, "ranges") {
+		from := at + rapid.Int64Range(1, 300).Draw(t, "gap")
+		to := from + rapid.Int64Range(1, 80).Draw(t, "length")
+		b.done = append(b.done, span{from, to})
+		at = to
+	}
+	at = next
+	for range rapid.IntRange(0, 40).Draw(t, "held") {
+		h := carried{offset: at, attempt: rapid.Uint32Range(1, 1<<20).Draw(t, "attempt"), state: rapid.Uint8Range(0, 2).Draw(t, "state")}
+		if h.state != stateDue {
+			h.remaining = time.Duration(rapid.Int64Range(0, 50_000_000).Draw(t, "remaining")) * time.Millisecond
+		}
+		b.held = append(b.held, h)
+		at += rapid.Int64Range(1, 300).Draw(t, "step")
+	}
+	return b
+}
+
+func TestBeyondComesBackWhole(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		next := rapid.Int64Range(0, 1<<50).Draw(t, "next")
+		want := genBeyond(t, next)
+		got, err := decodeBeyond(want.encode(next), next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(want.done)+len(want.held) == 0 {
+			want.hold = 0 // nothing to say is ""
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("got  %+v\nwant %+v", got, want)
+		}
+	})
+}
+
+// A window's done part fits whatever was acked, and what does not fit of the rest is cut from the end.
+func TestBeyondFitsAlways(t *testing.T) {
+	var b beyond
+	for o := int64(1); o < maxSpan; o += 2 { // the worst: every second one
+		b.done = append(b.done, span{o, o + 1})
+		b.held = append(b.held, carried{offset: o - 1, attempt: 3, state: stateLeased, remaining: time.Hour})
+	}
+	s := b.encode(0)
+	if len(s) > store.MaxBeyond {
+		t.Fatalf("%d bytes, more than a commit takes", len(s))
+	}
+	got, err := decodeBeyond(s, 0)
+	if err != nil || !reflect.DeepEqual(got.done, b.done) {
+		t.Fatalf("the done part is not whole (%v): %d of %d ranges", err, len(got.done), len(b.done))
+	}
+	if n := len(got.held); n == 0 || n == len(b.held) || !reflect.DeepEqual(got.held, b.held[:n]) {
+		t.Errorf("kept %d of %d held messages, want the lowest ones that fit", n, len(b.held))
+	}
+}
+
+// Done ranges far apart, as compaction makes them, fit no bitmap: the last ones are done again.
+func TestBeyondDropsFarRangesFromTheEnd(t *testing.T) {
+	var b beyond
+	for o := int64(1); len(b.done) < 2000; o += 1 << 20 {
+		b.done = append(b.done, span{o, o + 1})
+	}
+	s := b.encode(0)
+	got, err := decodeBeyond(s, 0)
+	if n := len(got.done); err != nil || len(s) > store.MaxBeyond || n < 500 || !reflect.DeepEqual(got.done, b.done[:n]) {
+		t.Errorf("%d bytes, %d ranges, %v", len(s), n, err)
+	}
+}
+
+func TestBeyondOfOthersIsRefused(t *testing.T) {
+	for _, s := range []string{"consumer-1", "%%%", "AQ", base64.RawStdEncoding.EncodeToString([]byte{2, 0, 0, 0, 1, 0, 0}),
+		base64.RawStdEncoding.EncodeToString([]byte{1, 0, 0, 0, 1, 7, 0}), base64.RawStdEncoding.EncodeToString([]byte{1, 0, 0, 0, 1, 0, 200})} {
+		if b, err := decodeBeyond(s, 5); err == nil {
+			t.Errorf("%q was read as %+v", s, b)
+		}
+	}
+}
+
+func FuzzBeyond(f *testing.F) {
+	f.Add((&beyond{hold: 1, done: []span{{7, 9}}, held: []carried{{5, 1, stateLeased, time.Second}}}).encode(5), int64(5))
+	f.Add("", int64(0))
+	f.Fuzz(func(t *testing.T, s string, next int64) {
+		next = min(max(next, 0), 1<<50)
+		b, err := decodeBeyond(s, next)
+		if err != nil {
+			return
+		}
+		last := next
+		for _, d := range b.done {
+			if d.from < last || d.to < d.from {
+				t.Fatalf("ranges out of order: %+v", b.done)
+			}
+			last = d.to
+		}
+	})
+}

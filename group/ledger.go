@@ -1,0 +1,401 @@
+package group
+
+import (
+	"container/list"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/store"
+)
+
+// client is one that holds messages. It outlives its sessions while it holds messages that stay leased.
+type client struct {
+	name     string // given by the client itself, or ""
+	prefetch int
+	lease    time.Duration
+	stays    bool
+	orphan   bool      // stands for a client of an earlier hold
+	held     int       // messages in its hands
+	sessions []*waiter // open ones; more than one only with a name
+}
+
+// waiter is a session as the ledger sees it.
+type waiter struct {
+	c      *client
+	max    int           // deliveries that the present Next takes
+	got    Batch         // what it was given
+	wake   chan struct{} // one place: told when got is filled, or when the session ended
+	parked bool          // waits for whatever comes
+	place  *list.Element // in ledger.waiters
+}
+
+// room is how many messages the waiter can be given now.
+func (w *waiter) room() int { return min(w.max-len(w.got.Deliveries), w.c.prefetch-w.c.held) }
+
+// ledger knows who holds what of a group. It has no goroutine, no lock and no clock: its owner calls it under a lock, with
+// the present time. After each call, clients whose wait was served have been woken.
+type ledger struct {
+	windows map[int32]*window
+	ready   list.List // of *window without owner that have something due; the longest ready first
+	waiters list.List // of *waiter with room that are parked; the longest waiting first
+	named   map[string]*client
+	count   counters
+}
+
+// counters are running totals since the start.
+type counters struct{ delivered, redelivered, expired, acked, nacked uint64 }
+
+func newLedger() *ledger {
+	return &ledger{windows: map[int32]*window{}, named: map[string]*client{}}
+}
+
+// enter begins a session.
+func (l *ledger) enter(a *Ask) *waiter {
+	c := l.named[a.Client]
+	if a.Client == "" || c == nil {
+		c = &client{name: a.Client}
+	}
+	if c.name != "" {
+		l.named[c.name] = c
+	}
+	c.prefetch, c.lease, c.stays = a.Prefetch, a.Lease, a.Stays
+	s := &waiter{c: c, wake: make(chan struct{}, 1)}
+	c.sessions = append(c.sessions, s)
+	return s
+}
+
+// leave ends a session. What its client holds is due now, unless it stays leased or the client has another session.
+func (l *ledger) leave(s *waiter, now time.Time) {
+	l.unpark(s)
+	c := s.c
+	c.sessions = slices.DeleteFunc(c.sessions, func(o *waiter) bool { return o == s })
+	if len(c.sessions) > 0 {
+		return
+	}
+	if !c.stays && c.held > 0 {
+		for _, w := range l.windows {
+			if w.owner == c {
+				l.count.redelivered += uint64(w.release(now))
+				l.serve(w, now)
+			}
+		}
+	}
+	l.forget(c)
+}
+
+// forget drops a named client that has neither session nor messages.
+func (l *ledger) forget(c *client) {
+	if c.name != "" && len(c.sessions) == 0 && c.held == 0 {
+		delete(l.named, c.name)
+	}
+}
+
+// gain takes over a partition.
+func (l *ledger) gain(p store.Position, hold uint32, now time.Time) {
+	w := newWindow(p, hold, now)
+	w.dirty = true
+	l.windows[p.Partition] = w
+}
+
+// lose drops a partition. What clients hold of it is no longer theirs.
+func (l *ledger) lose(partition int32) {
+	w := l.windows[partition]
+	if w == nil {
+		return
+	}
+	l.unready(w)
+	delete(l.windows, partition)
+	owner := w.owner
+	w.carried = nil
+	w.unlease(w.leased)
+	l.freed(owner)
+}
+
+// add takes fetched messages, in order per partition. Serve follows when all are added.
+func (l *ledger) add(msgs []*store.Message, now time.Time) {
+	var w *window
+	for _, m := range msgs {
+		if w == nil || w.partition != m.Partition {
+			if w != nil {
+				l.serve(w, now)
+			}
+			if w = l.windows[m.Partition]; w == nil {
+				continue // lost meanwhile
+			}
+		}
+		w.add(m)
+	}
+	if w != nil {
+		l.serve(w, now)
+	}
+}
+
+// take gives the waiter what is at hand, up to its max, and reports whether it has something.
+func (l *ledger) take(s *waiter, now time.Time) bool {
+	if s.c.held > 0 {
+		for _, w := range l.windows {
+			if w.owner == s.c && w.available(now) && s.room() > 0 {
+				l.give(w, s, now)
+			}
+		}
+	}
+	for e := l.ready.Front(); e != nil && s.room() > 0; e = l.ready.Front() {
+		w := l.ready.Remove(e).(*window)
+		w.queued = false
+		if w.available(now) {
+			l.give(w, s, now)
+		}
+	}
+	return len(s.got.Deliveries) > 0
+}
+
+// park lets the waiter wait until it is served.
+func (l *ledger) park(s *waiter) {
+	s.parked = true
+	l.queue(s)
+}
+
+// queue puts a parked waiter with room in line.
+func (l *ledger) queue(s *waiter) {
+	if s.parked && s.place == nil && s.room() > 0 {
+		s.place = l.waiters.PushBack(s)
+	}
+}
+
+// freed queues c's sessions after it was relieved of messages, and drops it when it is no longer needed.
+func (l *ledger) freed(c *client) {
+	if c == nil {
+		return
+	}
+	for _, s := range c.sessions {
+		l.queue(s)
+	}
+	l.forget(c)
+}
+
+// unpark ends a wait.
+func (l *ledger) unpark(s *waiter) {
+	s.parked = false
+	if s.place != nil {
+		l.waiters.Remove(s.place)
+		s.place = nil
+	}
+}
+
+// give delivers from w.
+func (l *ledger) give(w *window, s *waiter, now time.Time) {
+	before := len(s.got.Deliveries)
+	w.deliver(s, now)
+	l.count.delivered += uint64(len(s.got.Deliveries) - before)
+}
+
+// serve offers what is due in w to whoever may have it, or puts w in line.
+func (l *ledger) serve(w *window, now time.Time) {
+	if !w.available(now) {
+		return
+	}
+	if c := w.owner; c != nil {
+		i := slices.IndexFunc(c.sessions, func(s *waiter) bool { return s.parked && s.room() > 0 })
+		if i >= 0 {
+			l.give(w, c.sessions[i], now)
+			l.served(c.sessions[i])
+		}
+		return
+	}
+	if e := l.waiters.Front(); e != nil {
+		s := e.Value.(*waiter)
+		l.give(w, s, now)
+		l.served(s)
+		return // it is that client's now, or empty
+	}
+	if !w.queued {
+		w.queued = true
+		l.ready.PushBack(w)
+	}
+}
+
+func (l *ledger) served(s *waiter) {
+	l.unpark(s)
+	s.tell()
+}
+
+// tell wakes a waiter.
+func (w *waiter) tell() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (l *ledger) unready(w *window) {
+	if !w.queued {
+		return
+	}
+	for e := l.ready.Front(); e != nil; e = e.Next() {
+		if e.Value == w {
+			l.ready.Remove(e)
+			break
+		}
+	}
+	w.queued = false
+}
+
+// settle applies one verb. The error is nil or Fenced.
+func (l *ledger) settle(v Verb, now time.Time) error {
+	w := l.windows[v.Partition]
+	if w == nil {
+		return fencedf("partition %d is not held here", v.Partition)
+	}
+	e, ok := w.lookup(v.Ref)
+	switch {
+	case !ok:
+		return fencedf("partition %d offset %d: the lease has ended, the message was or will be delivered again", v.Partition, v.Offset)
+	case v.Op == Ack:
+		return l.ack(w, e, v, now)
+	case e == nil && v.Offset < w.end, e != nil && e.state == done:
+		return fencedf("partition %d offset %d is acked already", v.Partition, v.Offset)
+	case v.Op == Nack:
+		l.count.nacked++
+		l.count.redelivered += uint64(w.release(now.Add(v.Delay)))
+		l.serve(w, now)
+	case v.Op == Extend:
+		lease := w.lease
+		if v.Lease > 0 {
+			lease = v.Lease
+		}
+		w.deadline = now.Add(lease)
+	}
+	return nil
+}
+
+func fencedf(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, errs.Fenced)...)
+}
+
+// lookup finds the entry that a receipt speaks of. Without an entry the message is done, or not fetched yet. It
+// reports false where the receipt no longer counts.
+func (w *window) lookup(r Ref) (*entry, bool) {
+	if r.Offset < w.next {
+		return nil, w.earlier || r.Hold == w.hold
+	}
+	e := w.find(r.Offset)
+	switch {
+	case e == nil && r.Offset < w.end:
+		return nil, w.earlier || r.Hold == w.hold // a hole now: it was done
+	case e == nil && r.Hold == w.hold:
+		return nil, w.isCarried(r)
+	case e == nil:
+		return nil, w.earlier
+	case e.state == done:
+		return e, true
+	case r.Hold == w.hold:
+		return e, e.state == leased && e.attempt == r.Attempt
+	default: // of an earlier hold, whose end nobody could tell its clients
+		return e, w.earlier && !e.here
+	}
+}
+
+// isCarried reports whether the delivery was made in an earlier part of this hold, on another gateway, and its lease goes on.
+func (w *window) isCarried(r Ref) bool {
+	return slices.ContainsFunc(w.carried, func(c carried) bool {
+		return c.offset == r.Offset && c.attempt == r.Attempt && c.state == stateLeased
+	})
+}
+
+func (l *ledger) ack(w *window, e *entry, v Verb, now time.Time) error {
+	owner := w.owner
+	switch {
+	case e != nil && e.state == done, e == nil && v.Offset < w.end:
+		return nil // done already, whoever did it
+	case e == nil:
+		if !w.doneEarly(v.Offset) {
+			return fencedf("partition %d offset %d is too far ahead of what is done", v.Partition, v.Offset)
+		}
+	default:
+		w.settled(e, now)
+	}
+	l.count.acked++
+	l.released(w, owner, now)
+	return nil
+}
+
+// released offers w, and the room that its owner has gained, after something of it was settled.
+func (l *ledger) released(w *window, owner *client, now time.Time) {
+	l.freed(owner)
+	l.serve(w, now)
+}
+
+// through marks everything below p.Next as done.
+func (l *ledger) through(p store.Position, now time.Time) error {
+	w := l.windows[p.Partition]
+	switch {
+	case w == nil:
+		return fencedf("partition %d is not held here", p.Partition)
+	case p.Next > w.top:
+		return fmt.Errorf("partition %d: offset %d was not delivered yet; the highest that was is %d: %w", p.Partition, p.Next-1, w.top-1, errs.Conflict)
+	}
+	owner := w.owner
+	w.through(p.Next)
+	l.released(w, owner, now)
+	return nil
+}
+
+// expire ends the leases and delays whose time has come.
+func (l *ledger) expire(now time.Time) {
+	for _, w := range l.windows {
+		if c := w.owner; c != nil && !now.Before(w.deadline) {
+			n := w.release(now)
+			l.count.expired += uint64(n)
+			l.count.redelivered += uint64(n)
+			l.freed(c)
+		}
+		l.serve(w, now)
+	}
+}
+
+// nextDeadline is when expire has something to do next; zero for never.
+func (l *ledger) nextDeadline(now time.Time) time.Time {
+	var at time.Time
+	earlier := func(t time.Time) {
+		if at.IsZero() || t.Before(at) {
+			at = t
+		}
+	}
+	for _, w := range l.windows {
+		if w.owner != nil {
+			earlier(w.deadline)
+		}
+		if now.Before(w.notBefore) {
+			earlier(w.notBefore)
+		}
+	}
+	return at
+}
+
+// full appends the partitions whose windows hold as much as they may.
+func (l *ledger) full(limits Limits, out []int32) []int32 {
+	total := 0
+	for _, w := range l.windows {
+		total += w.bytes
+	}
+	for p, w := range l.windows {
+		if len(w.entries) >= limits.WindowMessages || w.bytes >= limits.WindowBytes ||
+			w.end-w.next >= limits.span || total >= limits.GroupBytes && w.due > 0 {
+			out = append(out, p)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// busy reports whether something waits for a client's word or for its time.
+func (l *ledger) busy(now time.Time) bool {
+	for _, w := range l.windows {
+		if w.owner != nil || now.Before(w.notBefore) {
+			return true
+		}
+	}
+	return false
+}

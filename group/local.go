@@ -1,0 +1,124 @@
+package group
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/kateway/kateway/internal/errs"
+)
+
+// session is a client of a group whose home is this process.
+type session struct {
+	g *group
+	*waiter
+	over error // why Next answers no more
+}
+
+var _ Session = (*session)(nil)
+
+// join adds a client. It answers nil when the group has ended meanwhile, and errs.Conflict when it is in another mode.
+func (g *group) join(a *Ask) (*session, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.err != nil {
+		return nil, nil
+	}
+	if g.draining {
+		return nil, errs.Draining
+	}
+	if a.Mode != g.mode {
+		return nil, fmt.Errorf("the group is in mode %s, not %s: %w", g.mode, a.Mode, errs.Conflict)
+	}
+	s := &session{g: g, waiter: g.ledger.enter(a)}
+	g.sessions[s] = struct{}{}
+	g.idle = time.Time{}
+	return s, nil
+}
+
+// finish ends the session with err; the caller holds the lock.
+func (s *session) finish(err error) {
+	if s.over == nil {
+		s.over = err
+		s.tell()
+	}
+}
+
+func (s *session) Next(ctx context.Context, most int) (Batch, error) {
+	g := s.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s.max, s.got = most, Batch{Gaps: s.got.Gaps[:0], Deliveries: s.got.Deliveries[:0]}
+	for {
+		now := time.Now()
+		if s.over == nil && g.ledger.take(s.waiter, now) {
+			g.look(now.Add(s.c.lease))
+			g.dirtied(now)
+			g.unpause()
+		}
+		switch {
+		case len(s.got.Deliveries) > 0: // also what it was given just before it ended
+			return s.got, nil
+		case s.over != nil:
+			return Batch{}, s.over
+		case ctx.Err() != nil:
+			return Batch{}, ctx.Err()
+		}
+		g.ledger.park(s.waiter)
+		g.mu.Unlock()
+		select {
+		case <-s.wake:
+		case <-ctx.Done():
+		}
+		g.mu.Lock()
+		g.ledger.unpark(s.waiter)
+	}
+}
+
+func (s *session) Settle(verbs ...Verb) []error {
+	s.g.mu.Lock()
+	defer s.g.mu.Unlock()
+	return s.g.settle(verbs, make([]error, 0, len(verbs)))
+}
+
+// settle applies verbs; the caller holds the lock.
+func (g *group) settle(verbs []Verb, out []error) []error {
+	now := time.Now()
+	for _, v := range verbs {
+		out = append(out, g.ledger.settle(v, now))
+		switch v.Op {
+		case Nack:
+			g.look(now.Add(v.Delay))
+		case Extend:
+			g.look(now.Add(v.Lease))
+		case Ack:
+		}
+		if w := g.ledger.windows[v.Partition]; w != nil {
+			w.dirty = true
+		}
+	}
+	g.dirtied(now)
+	g.unpause()
+	return out
+}
+
+func (s *session) Close() {
+	g := s.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, open := g.sessions[s]; !open {
+		return
+	}
+	s.finish(errClosed)
+	delete(g.sessions, s)
+	now := time.Now()
+	g.ledger.leave(s.waiter, now)
+	g.dirtied(now)
+	if len(g.sessions) == 0 {
+		g.idle = now
+		g.look(now.Add(g.limits.Linger))
+	}
+}
+
+// errClosed is what Next answers after Close.
+var errClosed = fmt.Errorf("session is closed: %w", errs.Unavailable)

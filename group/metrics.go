@@ -1,0 +1,69 @@
+package group
+
+import "github.com/prometheus/client_golang/prometheus"
+
+func (c *counters) add(o counters) {
+	c.delivered += o.delivered
+	c.redelivered += o.redelivered
+	c.expired += o.expired
+	c.acked += o.acked
+	c.nacked += o.nacked
+}
+
+func (g *group) counts() counters {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.ledger.count
+}
+
+var (
+	descGroups      = desc("groups", "Groups on topics that this gateway is a member of.")
+	descSessions    = desc("group_sessions", "Clients of groups: waiting polls and open streams.")
+	descInFlight    = desc("group_messages_in_flight", "Messages delivered and not yet settled.")
+	descBuffered    = desc("group_buffered_bytes", "Bytes of the messages that groups keep in memory.")
+	descDelivered   = desc("group_delivered_total", "Deliveries to clients, repeated ones among them.")
+	descRedelivered = desc("group_released_total", "Messages that were made due again: lease ended, client left, nack.")
+	descExpired     = desc("group_expired_total", "Messages whose lease ended before they were settled.")
+	descAcked       = desc("group_acked_total", "Messages acked.")
+	descNacked      = desc("group_nacked_total", "Messages nacked.")
+)
+
+func desc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("kateway_"+name, help, nil, nil)
+}
+
+// Describe is prometheus.Collector's.
+func (h *Hub) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(h, ch) }
+
+// Collect is prometheus.Collector's: the ledgers count, here they are added up.
+func (h *Hub) Collect(ch chan<- prometheus.Metric) {
+	h.mu.Lock()
+	total, slots := h.past, h.joined()
+	h.mu.Unlock()
+	sessions, inFlight, bytes := 0, 0, 0
+	for _, s := range slots {
+		s.g.mu.Lock()
+		total.add(s.g.ledger.count)
+		sessions += len(s.g.sessions)
+		for _, w := range s.g.ledger.windows {
+			inFlight += w.leased
+			bytes += w.bytes
+		}
+		s.g.mu.Unlock()
+	}
+	gauge := func(d *prometheus.Desc, v int) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v))
+	}
+	counter := func(d *prometheus.Desc, v uint64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
+	}
+	gauge(descGroups, len(slots))
+	gauge(descSessions, sessions)
+	gauge(descInFlight, inFlight)
+	gauge(descBuffered, bytes)
+	counter(descDelivered, total.delivered)
+	counter(descRedelivered, total.redelivered)
+	counter(descExpired, total.expired)
+	counter(descAcked, total.acked)
+	counter(descNacked, total.nacked)
+}
