@@ -34,7 +34,7 @@ const (
 )
 
 // maxBeyondRaw is how many bytes become at most store.MaxBeyond in base64.
-var maxBeyondRaw = base64.RawStdEncoding.DecodedLen(store.MaxBeyond)
+var maxBeyondRaw = base64.RawStdEncoding.DecodedLen(store.MaxBeyond) // read only
 
 // span is a range of offsets, to excluded.
 type span struct{ from, to int64 }
@@ -165,7 +165,7 @@ func decodeRanges(r *reader, next int64) (done []span) {
 }
 
 func decodeBitmap(bits []byte, next int64) (done []span) {
-	for i := int64(0); i < int64(len(bits))*8; i++ {
+	for i := range int64(len(bits)) * 8 {
 		if bits[i/8]&(1<<(i%8)) == 0 {
 			continue
 		}

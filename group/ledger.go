@@ -142,7 +142,7 @@ func (l *ledger) take(s *waiter, now time.Time) bool {
 		}
 	}
 	for e := l.ready.Front(); e != nil && s.room() > 0; e = l.ready.Front() {
-		w := l.ready.Remove(e).(*window)
+		w := l.ready.Remove(e).(*window) //nolint:errcheck // nothing else is in it
 		w.queued = false
 		if w.available(now) {
 			l.give(w, s, now)
@@ -205,7 +205,7 @@ func (l *ledger) serve(w *window, now time.Time) {
 		return
 	}
 	if e := l.waiters.Front(); e != nil {
-		s := e.Value.(*waiter)
+		s := e.Value.(*waiter) //nolint:errcheck // nothing else is in it
 		l.give(w, s, now)
 		l.served(s)
 		return // it is that client's now, or empty
