@@ -42,8 +42,8 @@ lint: $(GOLANGCI) ## style, faults and the architecture (.golangci.yml)
 fmt: $(GOLANGCI) ## formats the code
 	$(GOLANGCI) fmt ./...
 
-bench: ## measurements beside their floors (BENCHFLAGS adds flags)
-	$(GO) test -run '^$$' -bench . -benchmem $(BENCHFLAGS) ./...
+bench: build ## the gateway beside its floors, as one table (BENCHFLAGS="-run REGEXP" for some of it)
+	$(GO) run ./bench $(BENCHFLAGS)
 
 fuzz: ## every fuzz target, FUZZTIME (20s) each
 	@set -e; for pkg in $$($(GO) list ./...); do \
