@@ -150,6 +150,10 @@ func (s *Store) DeleteTopic(ctx context.Context, name string) error {
 	s.mu.Unlock()
 	s.endGroups(t)
 	_, err = s.wait(ctx, o)
+	for _, p := range *t.parts.Load() {
+		start, end := p.bounds()
+		s.trash.add(p.prefix, p.prefix, after(p.prefix), end.bytes-start.bytes)
+	}
 	return err
 }
 

@@ -4,7 +4,7 @@
 //	publish    publish.go (caller) -> writer.go (one goroutine encodes, writes; another waits for the sync, answers)
 //	subscribe  subscribe.go, group.go (who holds what) -> feed.go (Poll) -> cursor.go (blocks) <- tail.go (what was just stored)
 //	positions  positions.go (noted in memory, written soon)
-//	upkeep     sweep.go (retention, expiry of outcomes)
+//	upkeep     sweep.go (retention, expiry of outcomes), reclaim.go (space)
 //	disk       dir.go (directory, lock, version), space.go (room), engine.go (pebble)
 //
 // All writes to pebble are made by one goroutine, the writer. Concurrent publishes share its rounds: one pebble batch, in
@@ -92,6 +92,7 @@ type Store struct {
 	tail  *tailCache
 	fault *fault
 	onces onces
+	trash garbage
 
 	queue chan *op            // to the writer; never full, since room admits no more
 	room  *semaphore.Weighted // what publishes on their way weigh

@@ -71,10 +71,10 @@ func (g *guardFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File,
 // compactionCategory is what pebble calls the files of its compactions.
 const compactionCategory = vfs.DiskWriteCategory("pebble-compaction")
 
-// createCompaction makes a file that must leave the room that a flush may need, without which nothing can be written
-// any more.
+// createCompaction makes a file that has to fit into the room that there is to spare.
 func (g *guardFS) createCompaction(name string) (vfs.File, error) {
 	g.rest()
+	time.Sleep(g.space.untilRoom())
 	f, err := g.plain.Create(name, compactionCategory)
 	if err != nil {
 		return nil, err
@@ -87,12 +87,8 @@ type compactionFile struct {
 	space *space
 }
 
-// compactionPause is how long a compaction without room takes to fail, since pebble tries again at once.
-const compactionPause = 100 * time.Millisecond
-
 func (f *compactionFile) Write(b []byte) (int, error) {
 	if !f.space.admitCompaction(uint64(len(b))) {
-		time.Sleep(compactionPause)
 		return 0, fmt.Errorf("a compaction has to wait for room: %w", syscall.ENOSPC)
 	}
 	return f.File.Write(b)

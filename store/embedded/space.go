@@ -40,7 +40,8 @@ type space struct {
 	looked  time.Time
 	written uint64 // since looked
 	free    uint64
-	held    bool // the reserve file is there
+	held    bool      // the reserve file is there
+	crowded time.Time // a compaction found no room
 }
 
 func newSpace(d dir, cfg Config, log *slog.Logger) *space {
@@ -81,8 +82,8 @@ func (sp *space) admit(bytes uint64) bool {
 	return true
 }
 
-// admitCompaction says whether a compaction may write so many bytes. It leaves room for a flush, which can count on
-// the reserve.
+// admitCompaction says whether a compaction may write so many bytes. It leaves the room for a flush of the messages that
+// were taken.
 func (sp *space) admitCompaction(bytes uint64) bool {
 	if sp.reserve == 0 {
 		return true
@@ -90,11 +91,19 @@ func (sp *space) admitCompaction(bytes uint64) bool {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
 	sp.freshen(bytes)
-	left := sp.free
-	if sp.held {
-		left += sp.reserve
+	if sp.free >= sp.memTable+bytes {
+		return true
 	}
-	return sp.free >= sp.floor()+bytes && left >= sp.memTable+bytes
+	sp.crowded = time.Now()
+	return false
+}
+
+// untilRoom is how long a compaction is to wait, since one found no room: pebble tries again at once, and a flush
+// should have the room first that the failed one gives back.
+func (sp *space) untilRoom() time.Duration {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	return time.Until(sp.crowded.Add(lookEvery))
 }
 
 // freshen looks again when what is known is too old to be trusted. Caller holds sp.mu.
@@ -128,6 +137,16 @@ func (sp *space) refuse(yes bool) {
 
 // publishesRefused is what the last look said.
 func (sp *space) publishesRefused() bool { return sp.refused.Load() }
+
+// tight says whether publishes are refused or may soon be.
+func (sp *space) tight() bool {
+	if sp.reserve == 0 {
+		return false
+	}
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	return sp.refused.Load() || sp.free < 2*sp.mark()
+}
 
 func (sp *space) fullError() error {
 	return fmt.Errorf("less than %d MB free in %s; free space, or shorten topics' retention: %w",

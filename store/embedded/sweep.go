@@ -13,24 +13,31 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// onceSweep is how many outcomes are expired at a time.
-const onceSweep = 1000
+const (
+	onceSweep  = 1000        // outcomes expired at a time
+	tightSweep = time.Second // how often to sweep at least when the disk is nearly full
+)
 
 // sweepLoop applies the limits every now and then.
 func (s *Store) sweepLoop(ctx context.Context) {
-	tick := time.NewTicker(s.cfg.SweepEvery)
-	defer tick.Stop()
+	timer := time.NewTimer(s.cfg.SweepEvery)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.fault.ch:
 			return
-		case <-tick.C:
+		case <-timer.C:
 		}
 		s.space.look()
 		if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
 			s.log.Error("old messages or outcomes can't be removed now", "err", err)
+		}
+		if s.space.tight() {
+			timer.Reset(min(s.cfg.SweepEvery, tightSweep))
+		} else {
+			timer.Reset(s.cfg.SweepEvery)
 		}
 	}
 }
@@ -48,7 +55,7 @@ func (s *Store) sweep(ctx context.Context) error {
 			}
 		}
 	}
-	return errors.Join(failed, s.expireOnces(ctx))
+	return errors.Join(failed, s.expireOnces(ctx), s.reclaim(ctx))
 }
 
 // trim removes whole blocks from the front of a partition. The last one that reaches over a limit of size stays.
@@ -76,6 +83,8 @@ func (s *Store) trim(ctx context.Context, p *partition) error {
 	p.start = to
 	p.mu.Unlock()
 	p.wake()
+	var from, until [blockKeyLen]byte
+	s.trash.add(p.prefix, p.blockKey(&from, start.offset), p.blockKey(&until, to.offset), to.bytes-start.bytes)
 	return s.noteFirst(p)
 }
 
