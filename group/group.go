@@ -101,9 +101,7 @@ func (g *group) run(ctx context.Context, closing time.Duration) {
 	g.tend(fetching)
 	stop()
 	wg.Wait()
-	g.mu.Lock()
-	g.commit(time.Now())
-	g.mu.Unlock()
+	g.commitAll()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing)
 	defer cancel()
 	if err := g.feed.Close(last); err != nil {
@@ -229,17 +227,7 @@ func (g *group) tend(ctx context.Context) {
 	timer := time.NewTimer(g.limits.Linger)
 	defer timer.Stop()
 	for {
-		g.mu.Lock()
-		ended := g.err != nil
-		if !ended {
-			ended = g.tick(time.Now())
-		}
-		at := g.alarm
-		select {
-		case <-g.kick: // set by what tick just looked at
-		default:
-		}
-		g.mu.Unlock()
+		at, ended := g.attend()
 		if ended {
 			return
 		}
@@ -255,6 +243,20 @@ func (g *group) tend(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// attend does what is due and answers when there is more to do, or that the group has ended.
+func (g *group) attend() (at time.Time, ended bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.err != nil || g.tick(time.Now()) {
+		return time.Time{}, true
+	}
+	select {
+	case <-g.kick: // set by what tick just looked at
+	default:
+	}
+	return g.alarm, false
 }
 
 // tick does what is due and sets the next alarm. It reports whether the group has nobody left and ends.
@@ -287,6 +289,13 @@ func (g *group) dirtied(now time.Time) {
 		g.commitAt = now.Add(g.limits.CommitEvery)
 		g.look(g.commitAt)
 	}
+}
+
+// commitAll is the last commit.
+func (g *group) commitAll() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.commit(time.Now())
 }
 
 // commit hands the positions that changed to the feed.

@@ -235,6 +235,9 @@ func (g *group) wait(ctx context.Context, partitions func(func(int32) bool)) boo
 				missing = true
 			}
 		}
+		if !g.idle.IsZero() {
+			g.idle = time.Now() // who waits uses it
+		}
 		ended, changed := g.err != nil, g.changed
 		g.mu.Unlock()
 		switch {

@@ -86,6 +86,7 @@ func (w *window) add(m *store.Message) {
 	}
 	w.end = m.Offset + 1
 	if w.takeDone(m.Offset) {
+		w.push(entry{offset: m.Offset, state: done}) // kept above the commit, so that the next one says it again
 		w.advance()
 		w.dirty = true
 		return
@@ -256,6 +257,9 @@ func (w *window) advance() {
 	}
 	if next > w.next {
 		w.next = next
+	}
+	for len(w.done) > 0 && w.done[0].to <= w.next {
+		w.done = w.done[1:]
 	}
 	if len(w.entries) == 0 {
 		w.entries = w.buf[:0]
