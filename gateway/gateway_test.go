@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kateway/kateway/store"
 	"github.com/kateway/kateway/store/mem"
@@ -197,5 +198,23 @@ func TestSecondProcessOnTheSameData(t *testing.T) {
 	}
 	if resp := post(t, first.client.Transport.(*http.Transport), first.url(Pub)+"/v1/msgs/orders/v1", "x"); resp.StatusCode != http.StatusCreated {
 		t.Errorf("the first is disturbed: %s", resp.Status)
+	}
+}
+
+// What a client got before the stop it may still settle while the stop waits for it.
+func TestSettleDuringAStop(t *testing.T) {
+	g := start(t, func(c *Config) { c.DrainDelay, c.DrainGrace, c.DrainLimit = 0, 3*time.Second, 10*time.Second })
+	g.ask(t, Pub, "POST", "/v1/msgs/orders/v1", withBody("x"))
+	resp, _ := g.ask(t, Sub, "GET", "/v1/msgs/default/orders/v1?group=g&ack=explicit&lease=1m", nil)
+	receipt := resp.Header.Get("X-Receipt")
+	stopped := make(chan error, 1)
+	go func() { stopped <- g.stop() }()
+	await(t, "drain", func() bool { return strings.Contains(g.logged.String(), `"msg":"listeners closed"`) })
+	resp, body := g.ask(t, Sub, "PUT", "/v1/msgs/default/orders/v1?group=g&op=ack", func(r *http.Request) { r.Header.Set("X-Receipt", receipt) })
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("%s %s", resp.Status, body)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
 	}
 }

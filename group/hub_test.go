@@ -139,7 +139,7 @@ func TestDeliverAckCommit(t *testing.T) {
 		w.publish(0, 0, 3)
 		got := w.want(s, 10, 0, 1, 2)
 		w.settled(s.Settle(verbs(Ack, got[:2]...)...), nil)
-		time.Sleep(150 * time.Millisecond)
+		w.pass(150 * time.Millisecond)
 		if c := w.committed(); c[0] != 2 {
 			t.Errorf("committed %v a while after the ack, want 2", c)
 		}
@@ -180,7 +180,7 @@ func TestNackDelayEndsByItself(t *testing.T) {
 		got := w.want(s, 10, 0)
 		w.settled(s.Settle(Verb{Ref: got[0].Ref, Op: Nack, Delay: time.Hour}), nil)
 		s.Close() // the delay keeps the group
-		time.Sleep(59*time.Minute + 500*time.Millisecond)
+		w.pass(59*time.Minute + 500*time.Millisecond)
 		s = w.open(h, explicit(100))
 		w.nothing(s, 59*time.Second)
 		w.want(s, 10, 0)
@@ -267,17 +267,17 @@ func TestIdleGroupLeavesAndComesBack(t *testing.T) {
 		s := w.open(h, explicit(100))
 		got := w.want(s, 1, 0)
 		w.settled(s.Settle(verbs(Ack, got...)...), nil)
-		time.Sleep(time.Hour)
+		w.pass(time.Hour)
 		if joined() != 1 {
 			t.Fatal("left under a client")
 		}
 		s.Close()
-		time.Sleep(9 * time.Second)
+		w.pass(9 * time.Second)
 		synctest.Wait()
 		if joined() != 1 {
 			t.Error("left before its time")
 		}
-		time.Sleep(2 * time.Second)
+		w.pass(2 * time.Second)
 		synctest.Wait()
 		if joined() != 0 {
 			t.Error("stays though nobody uses it")
@@ -380,7 +380,7 @@ func TestRefusedMetadataIsLeftOutByAndBy(t *testing.T) {
 		s := w.open(h, explicit(100))
 		got := w.want(s, 10, 0, 1, 2, 3, 4)
 		w.settled(s.Settle(verbs(Ack, got[0], got[2])...), nil)
-		time.Sleep(time.Second)
+		w.pass(time.Second)
 		synctest.Wait()
 		w.close(h)
 		if c := w.committed(); c[0] != 1 || len(tried) < 3 || tried[len(tried)-1] != "" || tried[len(tried)-2] == "" || len(tried[len(tried)-2]) >= len(tried[0]) {
@@ -398,7 +398,7 @@ func TestStoreFailsAndComesBack(t *testing.T) {
 		w.publish(0, 0, 1)
 		w.nothing(s, time.Minute)
 		w.store.FailPoll(nil)
-		time.Sleep(5 * time.Second)
+		w.pass(5 * time.Second)
 		w.want(s, 10, 0)
 	})
 }
@@ -414,7 +414,7 @@ func TestTopicGone(t *testing.T) {
 		if _, err := w.get(s, 1, time.Second); !errors.Is(err, errs.UnknownTopic) {
 			t.Errorf("Next: %v", err)
 		}
-		time.Sleep(time.Second)
+		w.pass(time.Second)
 		if _, err := h.Open(t.Context(), Ask{Key: key, Mode: Fifo}); !errors.Is(err, errs.UnknownTopic) {
 			t.Errorf("Open: %v", err)
 		}
@@ -506,3 +506,6 @@ func TestSlowClientStopsOnlyItsPartition(t *testing.T) {
 		}
 	})
 }
+
+// pass lets the bubble's time go on.
+func (w world) pass(d time.Duration) { <-time.After(d) }
