@@ -18,10 +18,10 @@ CC_FOUND := $(shell command -v $(or $(CC),gcc) 2>/dev/null || command -v cc 2>/d
 RACE     := $(if $(CC_FOUND),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint fmt bench bench-micro fuzz vuln check clean
+.PHONY: help build run test lint fmt bench fuzz vuln check clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## the static binary, bin/kateway
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/kateway ./cmd/kateway

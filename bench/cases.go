@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -57,20 +56,34 @@ type subject struct {
 // the rounds of each.
 func (b *bench) turns(ctx context.Context, subjects ...subject) ([][]sample, error) {
 	rounds := make([][]sample, len(subjects))
-	for round := range b.rounds {
+	for _, s := range subjects {
+		if err := b.profiled(ctx, s); err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	for range b.rounds {
 		for i, s := range subjects {
-			wait := func() error { return nil }
-			if round == 0 {
-				wait = b.profiled(ctx, s.name, s.proc, b.round)
-			}
 			got, err := measured(s.proc, s.round)
-			if err = errors.Join(err, wait()); err != nil {
+			if err != nil {
 				return nil, fmt.Errorf("%s: %w", s.name, err)
 			}
 			rounds[i] = append(rounds[i], got)
 		}
 	}
 	return rounds, nil
+}
+
+// again is a round of f, which is so many messages, again and again.
+func (b *bench) again(messages int, f func() error) func() (int, error) {
+	return func() (int, error) {
+		n := 0
+		for began := time.Now(); time.Since(began) < b.round; n += messages {
+			if err := f(); err != nil {
+				return 0, err
+			}
+		}
+		return n, nil
+	}
 }
 
 func over(rounds []sample, of func(sample) float64) float64 {
@@ -205,14 +218,14 @@ func streamEmbedded(ctx context.Context, b *bench, target float64) ([]result, er
 			return results, err
 		}
 		rounds, err := b.turns(ctx,
-			subject{"stream-" + form.name, g, func() (int, error) {
+			subject{"stream-" + form.name, g, b.again(streamStored, func() error {
 				_, err := read()
-				return streamStored, err
-			}},
-			subject{"bare stream", bare, func() (int, error) {
+				return err
+			})},
+			subject{"bare stream", bare, b.again(streamStored, func() error {
 				_, err := streaming(ctx, bare.addr, "/stream", form.accept)
-				return streamStored, err
-			}})
+				return err
+			})})
 		if err != nil {
 			return results, err
 		}
@@ -245,17 +258,17 @@ func readKafka(ctx context.Context, b *bench, target float64) ([]result, error) 
 	}
 	floorPath := fmt.Sprintf("/consume?brokers=%s&topic=default.stored.v1&messages=%d&each=%d", b.brokers(), kafkaStored, sum(sizes)/kafkaStored)
 	rounds, err := b.turns(ctx,
-		subject{"read-kafka-stream", g, func() (int, error) {
+		subject{"read-kafka-stream", g, b.again(kafkaStored, func() error {
 			_, err := stream()
-			return kafkaStored, err
-		}},
-		subject{"bare consumer", bare, func() (int, error) {
+			return err
+		})},
+		subject{"bare consumer", bare, b.again(kafkaStored, func() error {
 			_, err := streaming(ctx, bare.addr, floorPath, "*/*")
-			return kafkaStored, err
-		}},
-		subject{"read-kafka-polls", g, func() (int, error) {
+			return err
+		})},
+		subject{"read-kafka-polls", g, b.again(kafkaStored, func() error {
 			return polling(ctx, g.addr, "/v1/msgs/default/stored/v1?batch=1000&group="+group(), kafkaStored)
-		}})
+		})})
 	if err != nil {
 		return nil, err
 	}

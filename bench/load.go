@@ -198,7 +198,7 @@ func together(n int, f func(i int) error) error {
 	return nil
 }
 
-// streaming reads a whole stream, which must have so many bytes if any are given, and answers the sizes of its chunks.
+// streaming reads a whole stream and answers the sizes of its chunks.
 func streaming(ctx context.Context, addr, path, accept string) (sizes []int, err error) {
 	c, err := dial(ctx, addr)
 	if err != nil {
@@ -221,43 +221,42 @@ func streaming(ctx context.Context, addr, path, accept string) (sizes []int, err
 }
 
 // polling reads so many messages by polls.
-func polling(ctx context.Context, addr, path string, messages int) (int, error) {
+func polling(ctx context.Context, addr, path string, messages int) error {
 	c, err := dial(ctx, addr)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer c.close()
 	request := fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", path)
-	n := 0
-	for buf := make([]byte, 64<<10); n < messages; {
-		h, err := c.send(request)
-		if err != nil {
-			return n, err
-		}
-		if h.status != 200 {
-			return n, fmt.Errorf("poll after %d messages answered %d", n, h.status)
-		}
-		read := func(size int) error {
-			for size > 0 {
-				part := buf[:min(size, len(buf))]
-				if _, err := io.ReadFull(c.r, part); err != nil {
-					return err
-				}
-				n += bytes.Count(part, []byte{'\n'})
-				size -= len(part)
+	buf, n := make([]byte, 64<<10), 0
+	read := func(size int) error {
+		for size > 0 {
+			part := buf[:min(size, len(buf))]
+			if _, err := io.ReadFull(c.r, part); err != nil {
+				return err
 			}
-			return nil
+			n += bytes.Count(part, []byte{'\n'})
+			size -= len(part)
 		}
-		if h.length >= 0 {
+		return nil
+	}
+	for n < messages {
+		h, err := c.send(request)
+		switch {
+		case err != nil:
+			return err
+		case h.status != 200:
+			return fmt.Errorf("poll after %d messages answered %d", n, h.status)
+		case h.length >= 0:
 			err = read(h.length)
-		} else {
+		default:
 			err = c.chunks(read)
 		}
 		if err != nil {
-			return n, err
+			return err
 		}
 	}
-	return n, nil
+	return nil
 }
 
 // letters is a value of n bytes.

@@ -57,7 +57,7 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.StringVar(&b.binary, "gateway", "bin/kateway", "the gateway's `binary`")
 	flags.IntVar(&b.rounds, "rounds", 5, "rounds of which the median is taken")
-	flags.DurationVar(&b.round, "round", 2*time.Second, "length of a round")
+	flags.DurationVar(&b.round, "round", 1500*time.Millisecond, "length of a round")
 	flags.StringVar(&b.profile, "profile", "", "write CPU profiles of the gateway to this `directory`; they cost CPU, so the numbers are not to be kept")
 	only := flags.String("run", "", "only the cases whose name matches this `regexp`; nothing is written then")
 	out := flags.String("out", "bench/RESULTS.md", "`file` for the results")

@@ -23,7 +23,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const startWait = 30 * time.Second
+const (
+	startWait      = 30 * time.Second
+	profileSeconds = 6
+)
 
 // proc is a measured process.
 type proc struct {
@@ -132,7 +135,9 @@ func start(ctx context.Context, cmd *exec.Cmd, listening func([]byte, *proc) boo
 // stop ends it at once; what it stored is not needed.
 func (p *proc) stop() {
 	_ = p.cmd.Process.Kill() // it may have ended by itself
-	_ = <-p.ended            // it was killed, as it says
+	for range p.ended {      // that it was killed is no news
+		continue
+	}
 }
 
 // term asks it to end and answers how it did.
@@ -187,19 +192,27 @@ func get(ctx context.Context, url string) ([]byte, error) {
 	return body, err
 }
 
-// profiled starts a CPU profile of the gateway where one is wanted, and answers what waits for its end.
-func (b *bench) profiled(ctx context.Context, name string, p *proc, d time.Duration) (wait func() error) {
-	if b.profile == "" || p.man == "" {
-		return func() error { return nil }
+// profiled runs rounds that do not count, for a CPU profile of the gateway.
+func (b *bench) profiled(ctx context.Context, s subject) error {
+	if b.profile == "" || s.proc.man == "" {
+		return nil
 	}
 	done := make(chan error, 1)
 	go func() {
-		seconds := max(1, int(d.Seconds()))
-		body, err := get(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", p.man, seconds))
+		body, err := get(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", s.proc.man, profileSeconds))
 		if err == nil {
-			err = os.WriteFile(filepath.Join(b.profile, name+".pprof"), body, 0o600)
+			err = os.WriteFile(filepath.Join(b.profile, s.name+".pprof"), body, 0o600)
 		}
 		done <- err
 	}()
-	return func() error { return <-done }
+	for {
+		if _, err := s.round(); err != nil {
+			return err
+		}
+		select {
+		case err := <-done:
+			return err
+		default:
+		}
+	}
 }
