@@ -326,6 +326,9 @@ func TestFullDisk(t *testing.T) {
 	if !reserve() {
 		t.Error("there is no reserve again")
 	}
+	if again := newSpace(s.space.dir, cfg, cfg.Log); !again.held {
+		t.Error("the next start does not know of the reserve")
+	}
 	if err := s.Ping(t.Context()); err != nil || s.Err() != nil {
 		t.Errorf("ping: %v, %v", err, s.Err())
 	}

@@ -95,7 +95,10 @@ func (f *Feed) join() error {
 		return unknown(g.topic.name)
 	}
 	f.s.feeds[f] = struct{}{}
-	g.grow(true) // partitions that came since settleStart
+	if len(g.shares) < len(*g.topic.parts.Load()) { // some came since settleStart
+		g.grow(true)
+		f.s.noted(g)
+	}
 	g.members = append(g.members, f)
 	g.rebalance(time.Now())
 	return nil

@@ -118,8 +118,13 @@ func (g *group) begin(oldest, start []store.Position) {
 		from = start
 	}
 	for i := range g.shares {
-		if sh := &g.shares[i]; !sh.known && i < len(from) {
-			sh.position, sh.known, sh.dirty = from[i], true, true
+		sh := &g.shares[i]
+		if sh.known {
+			continue
+		}
+		sh.known, sh.dirty = true, true
+		if i < len(from) { // else the partition has come since, and is empty
+			sh.position = from[i]
 		}
 	}
 }

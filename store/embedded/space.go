@@ -56,6 +56,8 @@ func newSpace(d dir, cfg Config, log *slog.Logger) *space {
 	if cfg.MemTable != 0 {
 		sp.memTable = cfg.MemTable
 	}
+	info, err := d.fs.Stat(d.join(reserveFile))
+	sp.held = err == nil && info.Size() == int64(sp.reserve)
 	sp.look()
 	return sp
 }
@@ -198,14 +200,9 @@ func (sp *space) dropReserve() {
 	sp.log.Warn("disk is nearly full: the reserve is given up so that positions can still be written", "dir", sp.dir.path, "bytes", sp.reserve)
 }
 
-// makeReserve writes the file, so that its blocks are really ours. One of the right size stays as it is.
+// makeReserve writes the file, so that its blocks are really ours.
 func (sp *space) makeReserve() {
-	name := sp.dir.join(reserveFile)
-	if info, err := sp.dir.fs.Stat(name); err == nil && info.Size() == int64(sp.reserve) {
-		sp.held = true
-		return
-	}
-	f, err := sp.dir.fs.Create(name, vfs.WriteCategoryUnspecified)
+	f, err := sp.dir.fs.Create(sp.dir.join(reserveFile), vfs.WriteCategoryUnspecified)
 	if err == nil {
 		chunk := make([]byte, 1<<20)
 		for left := sp.reserve; left > 0 && err == nil; {

@@ -69,22 +69,23 @@ func (s *Store) trim(ctx context.Context, p *partition) error {
 	if err != nil || to.offset <= start.offset {
 		return err
 	}
+	var from, until [blockKeyLen]byte
+	p.blockKey(&from, start.offset)
+	p.blockKey(&until, to.offset)
 	o := newWrite(func(b *pebble.Batch) error {
-		var from, until [blockKeyLen]byte
+		p.mu.Lock()
+		p.start = to // before the blocks are gone, so that no reader takes that for damage
+		p.mu.Unlock()
 		return errors.Join(
-			b.DeleteRange(p.blockKey(&from, 0), p.blockKey(&until, to.offset), nil),
+			b.DeleteRange(from[:], until[:], nil),
 			b.Set(partitionKey(tagStart, p.topic.id, p.number), to.append(nil), nil))
 	})
 	o.lazy, o.frees = true, true
 	if err := s.write(ctx, o); err != nil {
 		return err
 	}
-	p.mu.Lock()
-	p.start = to
-	p.mu.Unlock()
 	p.wake()
-	var from, until [blockKeyLen]byte
-	s.trash.add(p.prefix, p.blockKey(&from, start.offset), p.blockKey(&until, to.offset), to.bytes-start.bytes)
+	s.trash.add(p.prefix, from[:], until[:], to.bytes-start.bytes)
 	return s.noteFirst(p)
 }
 

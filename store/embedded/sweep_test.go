@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"pgregory.net/rapid"
 
 	"github.com/kateway/kateway/internal/errs"
@@ -308,6 +310,42 @@ func TestDeletedTopicLeavesNothing(t *testing.T) {
 	}
 	if n := count(t, s, tagPosition); n != 0 {
 		t.Errorf("%d positions are left", n)
+	}
+}
+
+// Messages that are written in one round with the deletion of their topic do not stay for ever.
+func TestDeleteAmongPublishes(t *testing.T) {
+	g := &gate{}
+	cfg := memory(t)
+	cfg.FS = errorfs.Wrap(cfg.FS, g)
+	s := open(t, cfg)
+	create(t, s, 1)
+	release := g.hold()
+	defer release()
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = put(s, "being synced") })
+	eventually(t, "a round hangs", func() bool { return g.hung.Load() > 0 })
+	for i := range 20 {
+		wg.Go(func() {
+			if i == 10 {
+				if err := s.DeleteTopic(context.Background(), "t"); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if err := put(s, "x"); err != nil && !errors.Is(err, errs.UnknownTopic) {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, "the topic is gone", func() bool {
+		_, err := s.Lag(context.Background(), "t", "g")
+		return errors.Is(err, errs.UnknownTopic)
+	})
+	release()
+	wg.Wait()
+	if n := count(t, s, tagBlock); n != 0 {
+		t.Errorf("%d blocks of the deleted topic are left", n)
 	}
 }
 

@@ -3,6 +3,7 @@ package embedded
 import (
 	"fmt"
 	"runtime"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -204,9 +205,13 @@ func (w *writer) place(r *round) {
 	}
 	clear(r.ops[len(kept):])
 	r.ops = kept
-	for _, pl := range r.placements {
-		w.encode(r, pl)
-	}
+	r.placements = slices.DeleteFunc(r.placements, func(pl *placement) bool {
+		pl.p.pending = nil
+		if !pl.p.topic.dropped {
+			w.encode(r, pl)
+		}
+		return pl.p.topic.dropped // in this round, after its messages came
+	})
 	if len(kept) == 0 {
 		_ = r.batch.Close() // an empty batch has nothing to fail at
 	}
@@ -290,7 +295,6 @@ func (r *round) add(p *partition, m *store.Message) placed {
 // encode puts a partition's messages into the batch as blocks.
 func (w *writer) encode(r *round, pl *placement) {
 	p := pl.p
-	p.pending = nil
 	watched := p.watched.Load() > 0
 	base := p.tip.offset
 	w.block.begin(r.now)
