@@ -95,8 +95,8 @@ func TestAnswers(t *testing.T) {
 			return httpx.WriteJSON(w, http.StatusCreated, map[string]int{"n": 1})
 		}, 201, "", "", ""},
 		"a client's fault": {func(http.ResponseWriter, *http.Request) error {
-			return fmt.Errorf("key: %w", errs.TooLarge)
-		}, 413, "too_large", "key: Too large", "DEBUG"},
+			return fmt.Errorf("the key has 5 KiB: %w", errs.TooLarge)
+		}, 413, "too_large", "the key has 5 KiB", "DEBUG"},
 		"the store's fault, told without details": {func(http.ResponseWriter, *http.Request) error {
 			return fmt.Errorf("broker 10.0.0.7: %w", errs.Unavailable)
 		}, 503, "unavailable", "", "WARN"},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/kateway/kateway/internal/errs"
@@ -24,7 +25,7 @@ func ProblemOf(err error) Problem {
 	k := errs.Of(err)
 	p := Problem{Type: "about:blank", Title: k.Title(), Status: k.Status(), Code: k.Code()}
 	if !k.Server() {
-		p.Detail = err.Error()
+		p.Detail = strings.TrimSuffix(err.Error(), ": "+k.Error()) // the title says it already
 	}
 	return p
 }
