@@ -175,13 +175,15 @@ func (s *site) start(t *testing.T) *gateway {
 	return launch(t, s.flags...)
 }
 
-// eachStore runs the scenario once per kind of store.
+// eachStore runs the scenario once per kind of store, both at a time: most of it is waiting.
 func eachStore(t *testing.T, scenario func(t *testing.T, s *site)) {
 	t.Helper()
 	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
 		scenario(t, &site{"embedded", []string{"--data", t.TempDir()}, appOf(t)})
 	})
 	t.Run("kafka", func(t *testing.T) {
+		t.Parallel()
 		scenario(t, &site{"kafka", []string{"--data", t.TempDir(), "--kafka", brokers(t)}, appOf(t)})
 	})
 }

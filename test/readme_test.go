@@ -41,8 +41,12 @@ func TestDocumentedLinesWork(t *testing.T) {
 	} {
 		steps := stepsOf(t, doc.file, doc.begin, doc.end)
 		t.Run(filepath.Base(doc.file), func(t *testing.T) {
-			t.Run("embedded", func(t *testing.T) { runSteps(t, steps, "--data", t.TempDir()) })
+			t.Run("embedded", func(t *testing.T) {
+				t.Parallel()
+				runSteps(t, steps, "--data", t.TempDir())
+			})
 			t.Run("kafka", func(t *testing.T) {
+				t.Parallel()
 				kafka := testkit.Kafka(t) // of its own: the topic must be empty
 				// The documents show one partition, as the embedded store has them.
 				if _, err := kafka.Tool(t.Context(), "org.apache.kafka.tools.TopicCommand", "--create", "--topic", doc.topic, "--partitions", "1"); err != nil {
