@@ -167,7 +167,7 @@ func (r *blockReader) read(m *store.Message) error {
 	if n <= 0 {
 		return r.damaged("its time")
 	}
-	ok := true
+	var ok bool
 	b = b[n:]
 	if m.Key, b, ok = cutNullable(b); !ok {
 		return r.damaged("its key")

@@ -83,7 +83,7 @@ func (g *gate) hold() (release func()) {
 func TestStore(t *testing.T) {
 	gates := map[store.Store]*gate{}
 	configs := map[store.Store]Config{}
-	make := func(t *testing.T, cfg Config, g *gate) store.Store {
+	launch := func(t *testing.T, cfg Config, g *gate) store.Store {
 		s := open(t, cfg)
 		gates[s], configs[s] = g, cfg
 		return s
@@ -92,7 +92,7 @@ func TestStore(t *testing.T) {
 		New: func(t *testing.T) store.Store {
 			g := &gate{}
 			cfg := Config{Dir: filepath.Join(t.TempDir(), "data"), FS: errorfs.Wrap(vfs.Default, g), Log: testLog(t), MaxMessage: 1 << 20, blockCount: 3}
-			return make(t, cfg, g)
+			return launch(t, cfg, g)
 		},
 		Reopen: func(t *testing.T, s store.Store) store.Store {
 			if err := s.Close(context.Background()); err != nil {
@@ -100,7 +100,7 @@ func TestStore(t *testing.T) {
 			}
 			cfg := configs[s]
 			cfg.Log = testLog(t)
-			return make(t, cfg, gates[s])
+			return launch(t, cfg, gates[s])
 		},
 		Cut: func(t *testing.T, s store.Store) func() {
 			release := gates[s].hold()

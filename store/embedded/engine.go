@@ -159,11 +159,11 @@ type engineLog struct {
 }
 
 func (l *engineLog) Infof(format string, args ...any) {
-	l.log.Debug("pebble: " + fmt.Sprintf(format, args...))
+	l.log.Debug("pebble", "says", fmt.Sprintf(format, args...))
 }
 
 func (l *engineLog) Errorf(format string, args ...any) {
-	l.log.Error("pebble: " + fmt.Sprintf(format, args...))
+	l.log.Error("pebble", "says", fmt.Sprintf(format, args...))
 }
 
 // Fatalf does not return, as pebble would go on from a state that it knows to be wrong.

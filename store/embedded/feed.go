@@ -170,7 +170,7 @@ func (f *Feed) look(limit int, paused []int32) (b store.Batch, until time.Time, 
 		return b, until, err
 	}
 	if f.err != nil {
-		return b, until, nil
+		return b, until, nil //nolint:nilerr // the next Poll tells it
 	}
 	r := &reading{s: f.s, live: true, max: limit}
 	err = f.read(r, paused)

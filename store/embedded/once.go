@@ -266,7 +266,7 @@ func (f *storedFailure) Error() string { return f.text }
 func (f *storedFailure) Unwrap() error { return f.kind }
 
 // failures are the kinds that a message can fail with beside others that are stored. Their numbers, from 1, are on disk.
-var failures = [...]errs.Kind{errs.Internal, errs.InvalidParam, errs.TooLarge, errs.Unavailable}
+var failures = [...]errs.Kind{errs.Internal, errs.InvalidParam, errs.TooLarge, errs.Unavailable} // read only
 
 func failureNumber(err error) byte {
 	for i, k := range failures {

@@ -145,7 +145,7 @@ func (s *Store) flushPositions() error {
 	o, _ := s.collectPositions(s.dirty.take(), true)
 	s.noting.Unlock()
 	if o == nil || s.fault.get() != nil {
-		return nil
+		return nil //nolint:nilerr // the fault was told when it happened
 	}
 	s.queue <- o
 	_, err := s.wait(context.Background(), o)
@@ -211,7 +211,7 @@ func (s *Store) collectPositions(groups []*group, durable bool) (*op, []written)
 		g.unsure = !durable && (g.unsure || len(list) > 0)
 		g.mu.Unlock()
 	}
-	if len(list) == 0 && !(durable && unsure) {
+	if len(list) == 0 && (!durable || !unsure) {
 		return nil, nil
 	}
 	o := newWrite(func(b *pebble.Batch) error {

@@ -58,7 +58,7 @@ const (
 	opLeft         // the caller left first: it is not done
 )
 
-var opPool = sync.Pool{New: func() any { return &op{done: make(chan error, 1)} }}
+var opPool = sync.Pool{New: func() any { return &op{done: make(chan error, 1)} }} //nolint:gochecknoglobals // spare memory, no state
 
 func newWrite(fill func(*pebble.Batch) error) *op {
 	return &op{fill: fill, done: make(chan error, 1), forever: true}
@@ -76,7 +76,7 @@ func (o *op) release() {
 
 // newPublish is an op for a publish.
 func newPublish(ack store.Ack) *op {
-	o := opPool.Get().(*op)
+	o := opPool.Get().(*op) //nolint:errcheck // nothing else is in it
 	o.ack = ack
 	return o
 }
