@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -50,6 +51,7 @@ func serveFloors(ctx context.Context, dir string) error {
 	mux.HandleFunc("GET /stream", f.stream)
 	mux.HandleFunc("GET /run", f.run)
 	mux.HandleFunc("GET /consume", consume)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err

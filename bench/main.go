@@ -33,7 +33,7 @@ type bench struct {
 	dir     string // for what gateways and floors store
 	rounds  int
 	round   time.Duration // length of a round, where not a number of messages decides
-	profile string        // directory for CPU profiles of the gateway; empty: none
+	profile string        // directory for CPU profiles; empty: none
 
 	kafka    *testkit.Cluster
 	kafkaErr error // why there is none
@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string) error {
 	flags.StringVar(&b.binary, "gateway", "bin/kateway", "the gateway's `binary`")
 	flags.IntVar(&b.rounds, "rounds", 5, "rounds of which the median is taken")
 	flags.DurationVar(&b.round, "round", 1500*time.Millisecond, "length of a round")
-	flags.StringVar(&b.profile, "profile", "", "write CPU profiles of the gateway to this `directory`; they cost CPU, so the numbers are not to be kept")
+	flags.StringVar(&b.profile, "profile", "", "write CPU profiles of gateway and floors to this `directory`; nothing else is written then")
 	only := flags.String("run", "", "only the cases whose name matches this `regexp`; nothing is written then")
 	out := flags.String("out", "bench/RESULTS.md", "`file` for the results")
 	if err := flags.Parse(args); err != nil {

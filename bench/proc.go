@@ -30,7 +30,7 @@ const (
 
 // proc is a measured process.
 type proc struct {
-	addr, man string // man is the gateway's alone
+	addr, man string // man serves profiles
 	cmd       *exec.Cmd
 	ended     chan error
 }
@@ -91,6 +91,7 @@ func (b *bench) floor(ctx context.Context) (*proc, error) {
 	}
 	return start(ctx, exec.CommandContext(ctx, self, "floor", dir), func(line []byte, p *proc) bool { //nolint:gosec // it is this program
 		p.addr = strings.TrimPrefix(string(line), floorSays)
+		p.man = p.addr
 		return strings.HasPrefix(string(line), floorSays)
 	})
 }
@@ -192,16 +193,16 @@ func get(ctx context.Context, url string) ([]byte, error) {
 	return body, err
 }
 
-// profiled runs rounds that do not count, for a CPU profile of the gateway.
+// profiled runs rounds that do not count, for a CPU profile of the process.
 func (b *bench) profiled(ctx context.Context, s subject) error {
-	if b.profile == "" || s.proc.man == "" {
+	if b.profile == "" {
 		return nil
 	}
 	done := make(chan error, 1)
 	go func() {
 		body, err := get(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", s.proc.man, profileSeconds))
 		if err == nil {
-			err = os.WriteFile(filepath.Join(b.profile, s.name+".pprof"), body, 0o600)
+			err = os.WriteFile(filepath.Join(b.profile, strings.ReplaceAll(s.name, " ", "-")+".pprof"), body, 0o600)
 		}
 		done <- err
 	}()
