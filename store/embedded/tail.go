@@ -33,11 +33,11 @@ type tailRef struct {
 }
 
 // show makes what was synced visible to the readers of its partition, and wakes them.
-func (c *tailCache) show(pl *placement) {
-	p := pl.p
+func (c *tailCache) show(add *addition) {
+	p := add.p
 	p.mu.Lock()
-	p.end = pl.end
-	for _, b := range pl.blocks {
+	p.end = add.end
+	for _, b := range add.blocks {
 		c.keep(p, b)
 	}
 	for _, f := range p.watchers {

@@ -43,8 +43,8 @@ type partition struct {
 	prefix []byte // of its blocks' keys
 
 	// The writer's own.
-	tip     mark       // behind the last message given to pebble
-	pending *placement // what the present round adds
+	tip    mark      // behind the last message given to pebble
+	adding *addition // what the present round adds
 
 	watched atomic.Int32 // feeds that hold it
 

@@ -3,7 +3,6 @@ package embedded
 import (
 	"fmt"
 	"runtime"
-	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -27,32 +26,33 @@ const (
 // one batch, and leaves the waiting for its sync to a second goroutine.
 type writer struct {
 	s       *Store
-	free    chan *round // those not in use
-	syncing chan *round // those to be synced, in order
-	block   blockWriter
-	failed  error // why nothing is written any more
+	free    chan *round    // those not in use
+	syncing chan *round    // those to be synced, in order
+	spare   []*blockWriter // for additions, with buffers used before
+	failed  error          // why nothing is written any more
 }
 
 // round is what is written together.
 type round struct {
-	ops        []*op // in the batch
-	bytes      int64
-	placements []*placement // the partitions that it adds to
-	batch      *pebble.Batch
-	sync       bool
-	waiting    []*op // ops to answer after the sync; the others were answered before
-	flights    []*op // PublishOnces answered before
-	now        int64 // ms
-	turned     map[*topic]struct{}
+	ops       []*op // in the batch
+	bytes     int64
+	additions []*addition
+	batch     *pebble.Batch
+	sync      bool
+	waiting   []*op // ops to answer after the sync; the others were answered before
+	flights   []*op // PublishOnces answered before
+	now       int64 // ms
+	turned    map[*topic]struct{}
 }
 
-// placement is what a round adds to one partition.
-type placement struct {
+// addition is what a round adds to one partition.
+type addition struct {
 	p      *partition
-	msgs   []*store.Message
-	times  []int64
-	blocks []tailBlock
-	end    mark
+	watch  bool         // keep the blocks for live readers
+	block  *blockWriter // the one that is being filled
+	base   int64        // its first offset
+	blocks []tailBlock  // those in the batch
+	end    mark         // behind them
 }
 
 func newWriter(s *Store) *writer {
@@ -134,7 +134,8 @@ func (r *round) reset(now int64) {
 	clear(r.waiting)
 	clear(r.flights)
 	clear(r.turned)
-	*r = round{ops: r.ops[:0], placements: r.placements[:0], waiting: r.waiting[:0], flights: r.flights[:0], turned: r.turned, now: now}
+	clear(r.additions)
+	*r = round{ops: r.ops[:0], additions: r.additions[:0], waiting: r.waiting[:0], flights: r.flights[:0], turned: r.turned, now: now}
 }
 
 // do makes the round's batch and applies it. It hands the round to the goroutine that waits for the sync, or is done with it.
@@ -205,13 +206,9 @@ func (w *writer) place(r *round) {
 	}
 	clear(r.ops[len(kept):])
 	r.ops = kept
-	r.placements = slices.DeleteFunc(r.placements, func(pl *placement) bool {
-		pl.p.pending = nil
-		if !pl.p.topic.dropped {
-			w.encode(r, pl)
-		}
-		return pl.p.topic.dropped // in this round, after its messages came
-	})
+	for _, add := range r.additions {
+		w.close(r, add)
+	}
 	if len(kept) == 0 {
 		_ = r.batch.Close() // an empty batch has nothing to fail at
 	}
@@ -252,7 +249,7 @@ func (w *writer) placePublish(r *round, o *op) error {
 			o.placed = append(o.placed, placed{})
 			continue
 		}
-		o.placed = append(o.placed, r.add(parts[n], m))
+		o.placed = append(o.placed, w.add(r, parts[n], m))
 		o.stored++
 	}
 	if o.stored == 0 {
@@ -276,47 +273,66 @@ func choose(m *store.Message, turn, n int32) int32 {
 	return turn
 }
 
-// add gives the message the partition's next offset.
-func (r *round) add(p *partition, m *store.Message) placed {
-	pl := p.pending
-	if pl == nil {
-		pl = &placement{p: p}
-		p.pending = pl
-		r.placements = append(r.placements, pl)
+// add gives the message the partition's next offset and puts it into a block.
+func (w *writer) add(r *round, p *partition, m *store.Message) placed {
+	if p.adding == nil {
+		p.adding = &addition{p: p, watch: p.watched.Load() > 0, block: w.blockWriter(), base: p.tip.offset}
+		p.adding.block.begin(r.now)
+		r.additions = append(r.additions, p.adding)
 	}
-	at := placed{partition: p.number, offset: p.tip.offset + int64(len(pl.msgs)), time: r.now}
+	at := placed{partition: p.number, offset: p.tip.offset, time: r.now}
 	if !m.Time.IsZero() {
 		at.time = m.Time.UnixMilli()
 	}
-	pl.msgs, pl.times = append(pl.msgs, m), append(pl.times, at.time)
+	b := p.adding.block
+	b.add(m, at.time)
+	p.tip.offset++
+	p.tip.newest = max(p.tip.newest, at.time)
+	p.tip.age = max(p.tip.age, min(at.time, r.now))
+	if len(b.buf) >= maxBlockBytes || b.count >= w.s.cfg.blockCount {
+		w.cut(r, p.adding)
+	}
 	return at
 }
 
-// encode puts a partition's messages into the batch as blocks.
-func (w *writer) encode(r *round, pl *placement) {
-	p := pl.p
-	watched := p.watched.Load() > 0
-	base := p.tip.offset
-	w.block.begin(r.now)
-	for i, m := range pl.msgs {
-		t := pl.times[i]
-		w.block.add(m, t)
-		p.tip.offset++
-		p.tip.newest = max(p.tip.newest, t)
-		p.tip.age = max(p.tip.age, min(t, r.now))
-		full := len(w.block.buf) >= maxBlockBytes || w.block.count >= w.s.cfg.blockCount
-		if !full && i < len(pl.msgs)-1 {
-			continue
-		}
-		var key [blockKeyLen]byte
-		value := w.block.finish(p.blockKey(&key, base), &p.tip)
-		_ = r.batch.Set(key[:], value, nil) // fails only in a batch that was applied
-		pl.blocks = append(pl.blocks, newTailBlock(base, p.tip.offset, value, watched))
-		base = p.tip.offset
-		w.block.begin(r.now)
+// cut puts the block into the batch and begins another one.
+func (w *writer) cut(r *round, add *addition) {
+	p := add.p
+	var key [blockKeyLen]byte
+	value := add.block.finish(p.blockKey(&key, add.base), &p.tip)
+	_ = r.batch.Set(key[:], value, nil) // fails only in a batch that was applied
+	add.blocks = append(add.blocks, newTailBlock(add.base, p.tip.offset, value, add.watch))
+	add.base = p.tip.offset
+	add.block.begin(r.now)
+}
+
+// close ends what the round adds to a partition. When the topic was deleted in the same round, after the messages came,
+// the last block is left out: it would come behind the deletion and stay for ever.
+func (w *writer) close(r *round, add *addition) {
+	if add.block.count > 0 && !add.p.topic.dropped {
+		w.cut(r, add)
 	}
-	pl.end = p.tip
-	pl.msgs, pl.times = nil, nil
+	add.end = add.p.tip
+	w.recycle(add.block)
+	add.block, add.p.adding = nil, nil
+}
+
+// blockWriter is one that was used before, or a new one.
+func (w *writer) blockWriter() *blockWriter {
+	n := len(w.spare)
+	if n == 0 {
+		return &blockWriter{}
+	}
+	b := w.spare[n-1]
+	w.spare = w.spare[:n-1]
+	return b
+}
+
+// recycle keeps a few writers whose buffers are not unusually big.
+func (w *writer) recycle(b *blockWriter) {
+	if len(w.spare) < 8 && cap(b.buf) <= 2*maxBlockBytes {
+		w.spare = append(w.spare, b)
+	}
 }
 
 // apply gives the batch to pebble.
@@ -341,8 +357,8 @@ func (w *writer) finish(r *round) {
 		err = fmt.Errorf("the sync failed: %w: %w", errs.Uncertain, err)
 	} else {
 		_ = r.batch.Close() // only gives memory back
-		for _, pl := range r.placements {
-			w.s.tail.show(pl)
+		for _, add := range r.additions {
+			w.s.tail.show(add)
 		}
 	}
 	w.answer(r.waiting, err)
