@@ -242,18 +242,60 @@ func (l *ledger) unready(w *window) {
 	w.queued = false
 }
 
-// settle applies one verb. The error is nil or Fenced.
-func (l *ledger) settle(v Verb, now time.Time) error {
-	w := l.windows[v.Partition]
-	if w == nil {
-		return fencedf("partition %d is not held here", v.Partition)
+// settle applies verbs in order and appends an error for each to out: nil or Fenced. A run of acks on one partition, as a
+// stream makes them, is one step of the window.
+func (l *ledger) settle(verbs []Verb, now time.Time, out []error) []error {
+	for len(verbs) > 0 {
+		n := ackRun(verbs)
+		switch w := l.windows[verbs[0].Partition]; {
+		case w == nil:
+			n = max(n, 1)
+			for _, v := range verbs[:n] {
+				out = append(out, fencedf("partition %d is not held here", v.Partition))
+			}
+		case n > 0:
+			out = l.ack(w, verbs[:n], now, out)
+		default:
+			n = 1
+			out = append(out, l.nackOrExtend(w, verbs[0], now))
+		}
+		verbs = verbs[n:]
 	}
-	e, ok := w.lookup(v.Ref)
+	return out
+}
+
+// ackRun is how many of the first verbs are acks on one partition.
+func ackRun(verbs []Verb) int {
+	n := 0
+	for n < len(verbs) && verbs[n].Op == Ack && verbs[n].Partition == verbs[0].Partition {
+		n++
+	}
+	return n
+}
+
+func (l *ledger) ack(w *window, verbs []Verb, now time.Time, out []error) []error {
+	owner := w.owner
+	for _, v := range verbs {
+		e, err := w.lookup(v.Ref)
+		if err == nil {
+			err = w.ack(e, v.Offset, now)
+		}
+		out = append(out, err)
+		if err == nil {
+			l.count.acked++
+		}
+	}
+	w.advance()
+	w.dirty = true
+	l.released(w, owner, now)
+	return out
+}
+
+func (l *ledger) nackOrExtend(w *window, v Verb, now time.Time) error {
+	e, err := w.lookup(v.Ref)
 	switch {
-	case !ok:
-		return fencedf("partition %d offset %d: the lease has ended, the message was or will be delivered again", v.Partition, v.Offset)
-	case v.Op == Ack:
-		return l.ack(w, e, v, now)
+	case err != nil:
+		return err
 	case e == nil && v.Offset < w.end, e != nil && e.state == done:
 		return fencedf("partition %d offset %d is acked already", v.Partition, v.Offset)
 	case v.Op == Nack:
@@ -265,60 +307,13 @@ func (l *ledger) settle(v Verb, now time.Time) error {
 		if v.Lease > 0 {
 			lease = v.Lease
 		}
-		w.deadline = now.Add(lease)
+		w.deadline, w.dirty = now.Add(lease), true
 	}
 	return nil
 }
 
 func fencedf(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, errs.Fenced)...)
-}
-
-// lookup finds the entry that a receipt speaks of. Without an entry the message is done, or not fetched yet. It
-// reports false where the receipt no longer counts.
-func (w *window) lookup(r Ref) (*entry, bool) {
-	if r.Offset < w.next {
-		return nil, w.earlier || r.Hold == w.hold
-	}
-	e := w.find(r.Offset)
-	switch {
-	case e == nil && r.Offset < w.end:
-		return nil, w.earlier || r.Hold == w.hold // a hole now: it was done
-	case e == nil && r.Hold == w.hold:
-		return nil, w.isCarried(r)
-	case e == nil:
-		return nil, w.earlier
-	case e.state == done:
-		return e, true
-	case r.Hold == w.hold:
-		return e, e.state == leased && e.attempt == r.Attempt
-	default: // of an earlier hold, whose end nobody could tell its clients
-		return e, w.earlier && !e.here
-	}
-}
-
-// isCarried reports whether the delivery was made in an earlier part of this hold, on another gateway, and its lease goes on.
-func (w *window) isCarried(r Ref) bool {
-	return slices.ContainsFunc(w.carried, func(c carried) bool {
-		return c.offset == r.Offset && c.attempt == r.Attempt && c.state == stateLeased
-	})
-}
-
-func (l *ledger) ack(w *window, e *entry, v Verb, now time.Time) error {
-	owner := w.owner
-	switch {
-	case e != nil && e.state == done, e == nil && v.Offset < w.end:
-		return nil // done already, whoever did it
-	case e == nil:
-		if !w.doneEarly(v.Offset) {
-			return fencedf("partition %d offset %d is too far ahead of what is done", v.Partition, v.Offset)
-		}
-	default:
-		w.settled(e, now)
-	}
-	l.count.acked++
-	l.released(w, owner, now)
-	return nil
 }
 
 // released offers w, and the room that its owner has gained, after something of it was settled.

@@ -54,7 +54,7 @@ func offsets(ds []Delivery) (out []int64) {
 func (l *ledger) verbs(t *testing.T, op Op, now time.Time, want error, ds ...Delivery) {
 	t.Helper()
 	for _, d := range ds {
-		if err := l.settle(Verb{Ref: d.Ref, Op: op}, now); !errors.Is(err, want) {
+		if err := l.settleOne(Verb{Ref: d.Ref, Op: op}, now); !errors.Is(err, want) {
 			t.Errorf("verb %d on offset %d attempt %d: %v, want %v", op, d.Offset, d.Ref.Attempt, err, want)
 		}
 	}
@@ -132,13 +132,13 @@ func TestExtendAndNack(t *testing.T) {
 	l := book(1)
 	a := l.enter(explicit(100))
 	got := l.next(a, 2, t0)
-	if err := l.settle(Verb{Ref: got[0].Ref, Op: Extend, Lease: time.Hour}, at(29*time.Second)); err != nil {
+	if err := l.settleOne(Verb{Ref: got[0].Ref, Op: Extend, Lease: time.Hour}, at(29*time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	l.expire(at(59 * time.Minute))
 	l.verbs(t, Ack, at(59*time.Minute), nil, got[0])
 	now := at(59 * time.Minute)
-	if err := l.settle(Verb{Ref: got[1].Ref, Op: Nack, Delay: 10 * time.Second}, now); err != nil {
+	if err := l.settleOne(Verb{Ref: got[1].Ref, Op: Nack, Delay: 10 * time.Second}, now); err != nil {
 		t.Fatal(err)
 	}
 	l.verbs(t, Nack, now, errs.Fenced, got[1])
@@ -351,3 +351,5 @@ func TestWindowUsesItsArrayAgain(t *testing.T) {
 		t.Errorf("an array of %d entries for 13 at once; next %d", cap(w.buf), w.next)
 	}
 }
+
+func (l *ledger) settleOne(v Verb, now time.Time) error { return l.settle([]Verb{v}, now, nil)[0] }

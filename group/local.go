@@ -84,17 +84,14 @@ func (s *session) Settle(verbs ...Verb) []error {
 // settle applies verbs; the caller holds the lock.
 func (g *group) settle(verbs []Verb, out []error) []error {
 	now := time.Now()
+	out = g.ledger.settle(verbs, now, out)
 	for _, v := range verbs {
-		out = append(out, g.ledger.settle(v, now))
 		switch v.Op {
 		case Nack:
 			g.look(now.Add(v.Delay))
 		case Extend:
 			g.look(now.Add(v.Lease))
 		case Ack:
-		}
-		if w := g.ledger.windows[v.Partition]; w != nil {
-			w.dirty = true
 		}
 	}
 	g.dirtied(now)

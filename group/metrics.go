@@ -24,7 +24,7 @@ var (
 	descDelivered   = desc("group_delivered_total", "Deliveries to clients, repeated ones among them.")
 	descRedelivered = desc("group_released_total", "Messages that were made due again: lease ended, client left, nack.")
 	descExpired     = desc("group_expired_total", "Messages whose lease ended before they were settled.")
-	descAcked       = desc("group_acked_total", "Messages acked.")
+	descAcked       = desc("group_acked_total", "Acks taken, repeated ones among them.")
 	descNacked      = desc("group_nacked_total", "Messages nacked.")
 )
 

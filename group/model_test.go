@@ -115,7 +115,7 @@ func (m *model) settle(t *rapid.T) {
 	if v.Op == Nack {
 		v.Delay = time.Duration(rapid.IntRange(0, 20).Draw(t, "delay")) * time.Second
 	}
-	switch err := m.l.settle(v, m.now); {
+	switch err := m.l.settleOne(v, m.now); {
 	case err == nil && v.Op == Ack:
 		m.acked[id(v.Ref)] = true
 	case err != nil && !errors.Is(err, errs.Fenced):
@@ -192,7 +192,7 @@ func (m *model) finish(t *rapid.T) {
 			break
 		}
 		for _, d := range ds {
-			if err := m.l.settle(Verb{Ref: d.Ref}, m.now); err != nil {
+			if err := m.l.settleOne(Verb{Ref: d.Ref}, m.now); err != nil {
 				t.Fatal(err)
 			}
 			m.acked[id(d.Ref)] = true

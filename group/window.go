@@ -205,14 +205,53 @@ func (w *window) find(offset int64) *entry {
 	return &w.entries[i]
 }
 
-// settled marks a delivered entry as done and leaves the window at a clean point when it was the last one leased.
-func (w *window) settled(e *entry, now time.Time) {
-	if e.state == leased {
-		w.deadline = now.Add(w.lease)
+// lookup finds the entry that a receipt speaks of. Without an entry the message is done, or not fetched yet. Fenced where
+// the receipt no longer counts.
+func (w *window) lookup(r Ref) (*entry, error) {
+	var e *entry
+	if r.Offset >= w.next {
+		e = w.find(r.Offset)
 	}
-	w.finish(e)
-	w.advance()
-	w.dirty = true
+	valid := false
+	switch {
+	case e == nil && r.Offset < w.end: // done, or a hole now, which is the same
+		valid = w.earlier || r.Hold == w.hold
+	case e == nil && r.Hold == w.hold:
+		valid = w.isCarried(r)
+	case e == nil:
+		valid = w.earlier
+	case e.state == done:
+		valid = true
+	case r.Hold == w.hold:
+		valid = e.state == leased && e.attempt == r.Attempt
+	default: // of an earlier hold, whose end nobody could tell its clients
+		valid = w.earlier && !e.here
+	}
+	if !valid {
+		return nil, fencedf("partition %d offset %d: the lease has ended, the message was or will be delivered again", r.Partition, r.Offset)
+	}
+	return e, nil
+}
+
+// isCarried reports whether the delivery was made in an earlier part of this hold, on another gateway, and its lease goes on.
+func (w *window) isCarried(r Ref) bool {
+	return slices.ContainsFunc(w.carried, func(c carried) bool {
+		return c.offset == r.Offset && c.attempt == r.Attempt && c.state == stateLeased
+	})
+}
+
+// ack marks what lookup found as done; advance follows.
+func (w *window) ack(e *entry, offset int64, now time.Time) error {
+	switch {
+	case e != nil && e.state == leased:
+		w.deadline = now.Add(w.lease)
+		w.finish(e)
+	case e != nil:
+		w.finish(e)
+	case offset >= w.end && !w.doneEarly(offset):
+		return fencedf("partition %d offset %d is too far ahead of what is done", w.partition, offset)
+	}
+	return nil
 }
 
 func (w *window) finish(e *entry) {
