@@ -212,7 +212,7 @@ func (w *window) lookup(r Ref) (*entry, error) {
 	if r.Offset >= w.next {
 		e = w.find(r.Offset)
 	}
-	valid := false
+	var valid bool
 	switch {
 	case e == nil && r.Offset < w.end: // done, or a hole now, which is the same
 		valid = w.earlier || r.Hold == w.hold
