@@ -194,7 +194,7 @@ func (s *Store) write(ctx context.Context, o *op) error {
 
 // check says what is wrong with one message for a partition. bad holds the partitions in which one failed before.
 func (s *Store) check(t *topic, p int32, m *store.Message, bad map[int32]bool) error {
-	if bad[p] {
+	if len(bad) > 0 && bad[p] {
 		return fmt.Errorf("an earlier message of partition %d failed: %w", p, errs.Unavailable)
 	}
 	if size := m.Size(); size > s.cfg.MaxMessage {
