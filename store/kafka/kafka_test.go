@@ -143,7 +143,7 @@ func (g *gate) dial(ctx context.Context, network, host string) (net.Conn, error)
 	if err != nil {
 		return nil, err
 	}
-	return &gated{Conn: c, g: g, closed: make(chan struct{})}, nil
+	return &gated{Conn: c, g: g, closed: make(chan struct{}), late: make(chan struct{})}, nil
 }
 
 type gated struct {
@@ -151,6 +151,46 @@ type gated struct {
 	g      *gate
 	once   sync.Once
 	closed chan struct{}
+
+	mu    sync.Mutex
+	timer *time.Timer
+	late  chan struct{} // closed when the read deadline has passed
+}
+
+// SetReadDeadline holds at the gate too: the client ends requests by it.
+func (c *gated) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.timer != nil && !c.timer.Stop() {
+		<-c.late // it is closing it
+	}
+	c.timer = nil
+	select {
+	case <-c.late:
+		c.late = make(chan struct{})
+	default:
+	}
+	switch late, left := c.late, time.Until(t); {
+	case t.IsZero():
+	case left <= 0:
+		close(late)
+	default:
+		c.timer = time.AfterFunc(left, func() { close(late) })
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+func (c *gated) SetDeadline(t time.Time) error {
+	if err := c.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return c.SetWriteDeadline(t)
+}
+
+func (c *gated) deadline() chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.late
 }
 
 func (c *gated) Read(b []byte) (int, error) {
@@ -163,6 +203,8 @@ func (c *gated) Read(b []byte) (int, error) {
 		return n, err
 	case <-c.closed:
 		return 0, net.ErrClosed
+	case <-c.deadline():
+		return 0, os.ErrDeadlineExceeded
 	}
 }
 
