@@ -200,10 +200,8 @@ func (g *group) apply(b store.Batch) {
 		g.refused(r)
 	}
 	for _, gap := range b.Gaps {
-		if w := g.ledger.windows[gap.Partition]; w != nil {
-			g.log.Warn("messages are gone that the group had not done", "partition", gap.Partition, "from", gap.From, "to", gap.To)
-			w.gap(gap)
-		}
+		g.log.Warn("messages are gone that the group had not done", "partition", gap.Partition, "from", gap.From, "to", gap.To)
+		g.ledger.gap(gap, now)
 	}
 	g.ledger.add(b.Messages, now)
 	g.look(g.ledger.nextDeadline(now))

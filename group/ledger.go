@@ -113,6 +113,17 @@ func (l *ledger) lose(partition int32) {
 	l.freed(owner)
 }
 
+// gap moves a partition over offsets that no longer exist.
+func (l *ledger) gap(g store.Gap, now time.Time) {
+	w := l.windows[g.Partition]
+	if w == nil {
+		return // lost meanwhile
+	}
+	owner := w.owner
+	w.gap(g)
+	l.released(w, owner, now)
+}
+
 // add takes fetched messages, in order per partition. Serve follows when all are added.
 func (l *ledger) add(msgs []*store.Message, now time.Time) {
 	var w *window

@@ -276,7 +276,7 @@ func TestGap(t *testing.T) {
 	l := book(1)
 	s := l.enter(explicit(100))
 	got := l.next(s, 2, t0)
-	l.windows[0].gap(store.Gap{From: 0, To: 15})
+	l.gap(store.Gap{From: 0, To: 15}, t0)
 	l.add(messages(0, 15, 17), t0)
 	after := l.next(s, 5, t0)
 	expectOffsets(t, "after the gap", after, 15, 16)
@@ -289,12 +289,23 @@ func TestGap(t *testing.T) {
 	}
 }
 
+// A gap relieves a client of what it held, so that it goes on at once and not when its wait ends.
+func TestGapMakesRoom(t *testing.T) {
+	l := book(1)
+	s := l.enter(explicit(2))
+	l.next(s, 2, t0)
+	s.max, s.got = 2, Batch{}
+	l.park(s) // its hands are full
+	l.gap(store.Gap{From: 0, To: 8}, t0)
+	expectOffsets(t, "what is left", s.got.Deliveries, 8, 9)
+}
+
 // A topic made anew begins below what was done. No receipt of the old one may touch it.
 func TestTopicMadeAnew(t *testing.T) {
 	l := book(1)
 	s := l.enter(explicit(100))
 	got := l.next(s, 5, t0)
-	l.windows[0].gap(store.Gap{From: 10, To: 0})
+	l.gap(store.Gap{From: 10, To: 0}, t0)
 	l.verbs(t, Ack, t0, errs.Fenced, got...)
 	l.add(messages(0, 0, 3), t0)
 	l.verbs(t, Ack, t0, errs.Fenced, got...)

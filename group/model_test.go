@@ -147,11 +147,11 @@ func (m *model) check(t *rapid.T) {
 				t.Fatalf("partition %d: the commit %d passes %d, which nobody acked", p, w.next, o)
 			}
 		}
-		leased, due, bytes := 0, 0, 0
+		inHand, due, bytes := 0, 0, 0
 		for _, e := range w.entries {
 			switch e.state {
-			case held:
-				leased++
+			case leased:
+				inHand++
 			case pending:
 				due++
 			}
@@ -159,8 +159,8 @@ func (m *model) check(t *rapid.T) {
 				bytes += e.msg.Size()
 			}
 		}
-		if leased != w.leased || due != w.due || bytes != w.bytes {
-			t.Fatalf("partition %d counts %d leased, %d due, %d bytes; has %d, %d, %d", p, w.leased, w.due, w.bytes, leased, due, bytes)
+		if inHand != w.leased || due != w.due || bytes != w.bytes {
+			t.Fatalf("partition %d counts %d leased, %d due, %d bytes; has %d, %d, %d", p, w.leased, w.due, w.bytes, inHand, due, bytes)
 		}
 		if b, err := decodeBeyond(w.position(m.now).Beyond, w.next); err != nil {
 			t.Fatalf("what is committed can't be read: %v %+v", err, b)
@@ -178,8 +178,6 @@ func (m *model) check(t *rapid.T) {
 		}
 	}
 }
-
-const held = leased // the name is taken where it is used
 
 // finish lets every lease end and takes the rest.
 func (m *model) finish(t *rapid.T) {
