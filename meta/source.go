@@ -1,0 +1,99 @@
+package meta
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/kateway/kateway/internal/errs"
+)
+
+// Kind is a sort of object that meta keeps.
+type Kind string
+
+// The kinds.
+const (
+	KindApp          Kind = "apps"
+	KindTopic        Kind = "topics"
+	KindSubscription Kind = "subscriptions"
+	KindCluster      Kind = "clusters"
+	KindAdminKey     Kind = "adminkeys"
+	KindOption       Kind = "options"
+	KindSecret       Kind = "secrets"
+)
+
+// Kinds lists them all.
+func Kinds() []Kind {
+	return []Kind{KindApp, KindTopic, KindSubscription, KindCluster, KindAdminKey, KindOption, KindSecret}
+}
+
+// ID names an object. A name has no slash; that of a topic is <app>.<topic>.<ver>, that of a subscription
+// <app>.<topic>.<ver>.<subscriber>.
+type ID struct {
+	Kind Kind
+	Name string
+}
+
+func (id ID) String() string { return string(id.Kind) + "/" + id.Name }
+
+// MaxObject is the largest object in bytes.
+const MaxObject = 64 << 10
+
+// Absent as Change.Match: there must be no such object yet.
+const Absent = "-"
+
+// ETag names the content of an object: whoever changes it can say which content he has seen.
+func ETag(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:12])
+}
+
+// Change replaces one object.
+type Change struct {
+	ID
+	Match string // the ETag that the present content must have; Absent: there must be none; "": whatever there is
+	Data  []byte // the new content, one JSON object, at most MaxObject bytes; nil deletes
+}
+
+// Check looks at what every source would have to: the size, and whether the present content (nil: none) is the one that
+// the change was made for. Kinds: TooLarge; PreconditionFailed; Conflict where there is an object already; NotFound where
+// there is none to delete.
+func (c Change) Check(present []byte) error {
+	switch {
+	case len(c.Data) > MaxObject:
+		return fmt.Errorf("%s has %d bytes, %d at most: %w", c.ID, len(c.Data), MaxObject, errs.TooLarge)
+	case c.Match == Absent && present != nil:
+		return fmt.Errorf("%s exists: %w", c.ID, errs.Conflict)
+	case c.Data == nil && present == nil:
+		return fmt.Errorf("%s: %w", c.ID, errs.NotFound)
+	case c.Match != "" && c.Match != Absent && (present == nil || ETag(present) != c.Match):
+		return fmt.Errorf("%s has changed meanwhile: %w", c.ID, errs.PreconditionFailed)
+	}
+	return nil
+}
+
+// Update is what a source has to tell.
+type Update struct {
+	Objects map[ID][]byte    // new content; nil: the object is gone. The first Update of a source has them all.
+	Whole   bool             // these are all there are: what is not in Objects is gone
+	Faults  map[string]error // by place (a file, a node): what can't be read at present; the last good content of it stays. Always the full list.
+	Through uint64           // see Source.Apply
+}
+
+// Source keeps the objects of meta: ZooKeeper, files, memory. It does not look into their content but for its being JSON.
+// Its methods may be called concurrently, but only one Next at a time.
+type Source interface {
+	// Next waits until there is something that it has not told yet, and tells it: at first everything. After an error
+	// (Unavailable: the source can't be reached) it may be called again and has lost nothing. When ctx ends it answers ctx.Err().
+	// A change that somebody else made is told within a second of its being made, while the source can be reached.
+	Next(ctx context.Context) (Update, error)
+	// Apply makes the change, durably, unless somebody else changed the object first (see Change.Match). The Update that
+	// has it, or something newer, is the first with Through >= at. Kinds: those of Change.Check; Unavailable: not done, or,
+	// where it says so, perhaps done.
+	Apply(ctx context.Context, c Change) (at uint64, err error)
+	// Reload makes Next look at everything again, also where nothing has told of a change.
+	Reload()
+	// Close ends Next and frees everything.
+	Close() error
+}
