@@ -31,6 +31,9 @@ type Call struct {
 	Size       int64     // of the body; -1 where unknown
 	Expires    time.Time // when what it showed is no longer good; zero: never
 	Result     error     // what became of it, once next has returned
+
+	request *http.Request               // see Gate
+	work    func(r *http.Request) error // nil once it has begun
 }
 
 // Handler does what is asked, or passes it on.

@@ -300,6 +300,25 @@ func TestProblemKeepsARetryAfterOfItsOwn(t *testing.T) {
 	}
 }
 
+func TestUnauthenticatedSaysHowToAuthenticate(t *testing.T) {
+	w := httptest.NewRecorder()
+	httpx.WriteProblem(w, errs.Unauthenticated)
+	if got := w.Header().Values("WWW-Authenticate"); len(got) != 2 || !strings.HasPrefix(got[0], "Bearer ") || !strings.HasPrefix(got[1], "Basic ") {
+		t.Errorf("%q", got)
+	}
+	w = httptest.NewRecorder()
+	w.Header().Set("WWW-Authenticate", "Bearer")
+	httpx.WriteProblem(w, errs.Unauthenticated)
+	if got := w.Header().Values("WWW-Authenticate"); len(got) != 1 || got[0] != "Bearer" {
+		t.Errorf("the handler's own became %q", got)
+	}
+	w = httptest.NewRecorder()
+	httpx.WriteProblem(w, errs.Denied)
+	if got := w.Header().Values("WWW-Authenticate"); len(got) != 0 {
+		t.Errorf("of a 403: %q", got)
+	}
+}
+
 func TestClientThatLeftIsNoFaultOfOurs(t *testing.T) {
 	var logged bytes.Buffer
 	ctx, cancel := context.WithCancel(t.Context())

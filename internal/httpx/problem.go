@@ -30,7 +30,7 @@ func ProblemOf(err error) Problem {
 	return p
 }
 
-// WriteProblem answers err.
+// WriteProblem answers err. A handler that knows better than the defaults sets Retry-After or WWW-Authenticate itself.
 func WriteProblem(w http.ResponseWriter, err error) { WriteProblemBody(w, err, ProblemOf(err)) }
 
 // WriteProblemBody answers err with a body of the caller's own: a [Problem] and what it adds to it.
@@ -39,6 +39,9 @@ func WriteProblemBody(w http.ResponseWriter, err error, body any) {
 	k := errs.Of(err)
 	if d := k.RetryAfter(); d > 0 && h.Get("Retry-After") == "" {
 		h.Set("Retry-After", strconv.Itoa(int((d+time.Second-1)/time.Second)))
+	}
+	if k == errs.Unauthenticated && h.Get("WWW-Authenticate") == "" { // RFC 9110, 15.5.2: every 401 has it
+		h["Www-Authenticate"] = []string{`Bearer realm="kateway"`, `Basic realm="kateway", charset="UTF-8"`}
 	}
 	h.Del("Content-Encoding")
 	h.Del("Content-Length")

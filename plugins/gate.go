@@ -1,0 +1,94 @@
+package plugins
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/httpx"
+)
+
+// DefaultApp is who calls without saying so, in open mode.
+const DefaultApp = "default"
+
+// Caller is the app that the request says it comes from: its header Appid, or DefaultApp. The name is not checked.
+// Kind InvalidParam where the header is given twice.
+func Caller(r *http.Request) (string, error) {
+	app, err := httpx.Header(r, "Appid")
+	if err == nil && app == "" {
+		app = DefaultApp
+	}
+	return app, err
+}
+
+// Identifier is a Plugin that says who calls. With one in the chain Call.App is empty before it, and what the header Appid
+// claims counts for nothing by itself.
+type Identifier interface {
+	Plugin
+	// Identifies does nothing: it tells such plugins from others.
+	Identifies()
+}
+
+// Gate lets the requests of a role through a chain. Its methods may be called concurrently.
+type Gate struct {
+	chain      Handler
+	identifies bool // one of the plugins does
+}
+
+// NewGate makes the chain. Without plugins it is nil: there is nothing to pass, and a role does its work as if it were not
+// there.
+func NewGate(list []Plugin) *Gate {
+	if len(list) == 0 {
+		return nil
+	}
+	g := &Gate{chain: Chain(list, work)}
+	for _, p := range list {
+		if _, ok := p.(Identifier); ok {
+			g.identifies = true
+		}
+	}
+	return g
+}
+
+// Pass does the work of a request when the chain lets it through, and answers what came of it. The caller has filled in
+// what the request wants, and as App what it claims; the rest of the Call is Pass's. In work c.App is who calls.
+// A request that is refused has its body left alone, and on HTTP/1 its connection closed, so that nobody has to read
+// the body to find the next request. A chain that neither refuses nor comes to its end is a fault of ours: never a success.
+func (g *Gate) Pass(w http.ResponseWriter, r *http.Request, c *Call, work func(r *http.Request) error) error {
+	c.Remote, c.Header, c.Size = r.RemoteAddr, r.Header, r.ContentLength
+	c.request, c.work = r, work
+	if g.identifies {
+		c.App = ""
+	}
+	err := g.chain(r.Context(), c)
+	switch {
+	case c.work == nil && err == nil:
+		return c.Result
+	case c.work == nil:
+		return err
+	case err == nil:
+		err = fmt.Errorf("the plugin chain ended without a word: %w", errs.Internal)
+	}
+	if r.ContentLength != 0 && r.ProtoMajor == 1 {
+		w.Header()["Connection"] = []string{"close"}
+	}
+	return err
+}
+
+// work is the end of every chain.
+func work(ctx context.Context, c *Call) error {
+	switch {
+	case c.work == nil:
+		return fmt.Errorf("the plugin chain came to its end twice: %w", errs.Internal)
+	case c.App == "":
+		return fmt.Errorf("no plugin said who calls: %w", errs.Internal)
+	}
+	do, r := c.work, c.request
+	c.work = nil
+	if ctx != r.Context() {
+		r = r.WithContext(ctx)
+	}
+	c.Result = do(r)
+	return c.Result
+}
