@@ -112,3 +112,13 @@ func Of(err error) Kind {
 	}
 	return Internal
 }
+
+// ByCode is the kind whose code it is, false where there is none: another version of kateway may know more.
+func ByCode(code string) (Kind, bool) {
+	for k := range kinds {
+		if table[k].code == code {
+			return k, true
+		}
+	}
+	return Internal, false
+}

@@ -17,6 +17,9 @@ func TestEveryKindHasARow(t *testing.T) {
 			t.Errorf("code %q stands for %d and %d", k.Code(), other, k)
 		}
 		codes[k.Code()] = k
+		if got, known := ByCode(k.Code()); !known || got != k {
+			t.Errorf("ByCode(%q) = %d, %v", k.Code(), got, known)
+		}
 		if s := k.Status(); (s == 429 || s == 503) != (k.RetryAfter() > 0) {
 			t.Errorf("%s: Retry-After belongs to 429 and 503, and only to them", k.Code())
 		}
@@ -37,6 +40,14 @@ func TestOf(t *testing.T) {
 	for _, c := range cases {
 		if got := Of(c.err); got != c.want {
 			t.Errorf("Of(%v) = %s, want %s", c.err, got.Code(), c.want.Code())
+		}
+	}
+}
+
+func TestByCodeOfNone(t *testing.T) {
+	for _, code := range []string{"", "Internal", "of_tomorrow"} {
+		if k, known := ByCode(code); known {
+			t.Errorf("ByCode(%q) = %s", code, k.Code())
 		}
 	}
 }
