@@ -225,7 +225,14 @@ type Topic struct {
 	Replicas       int16         // embedded: always 1
 	Retention      time.Duration // messages older than this may go; negative: no limit
 	RetentionBytes int64         // per partition; negative: no limit
+	Cleanup        string        // CleanupDelete or CleanupCompact; Topics may list another policy that Kafka has
 }
+
+// What becomes of messages.
+const (
+	CleanupDelete  = "delete"  // they go when a limit of retention is reached
+	CleanupCompact = "compact" // the newest of each key stays; a message without a key is refused
+)
 
 // PartitionLag is how far a group is on a partition.
 type PartitionLag struct {
@@ -245,7 +252,7 @@ type Admin interface {
 	// CreateTopic makes a topic. When it returns nil, Publish and Subscribe of this store find it.
 	// ErrExists if there is one of this name; Conflict if the store takes another name for the same.
 	CreateTopic(ctx context.Context, t Topic) error
-	// AlterTopic changes what is not zero. Partitions can only grow: fewer is InvalidParam.
+	// AlterTopic changes what is not zero. InvalidParam for what the store can't do: partitions can only grow.
 	AlterTopic(ctx context.Context, t Topic) error
 	// DeleteTopic removes the topic with its messages and its groups' positions.
 	DeleteTopic(ctx context.Context, name string) error
@@ -255,6 +262,9 @@ type Admin interface {
 	Lag(ctx context.Context, topic, group string) ([]PartitionLag, error)
 	// Seek sets the group's positions on the partitions given. Conflict while the group has members.
 	Seek(ctx context.Context, topic, group string, to ...Position) error
+	// ForgetGroup removes the group's positions on the topic, so that it begins there like a new one. Conflict while the
+	// group has members; NotFound where it has no position on the topic.
+	ForgetGroup(ctx context.Context, topic, group string) error
 	// Resolve answers where start is on each partition of the topic, sorted by partition.
 	Resolve(ctx context.Context, topic string, start Start) ([]Position, error)
 	// Browse yields the messages of one partition from the offset on (the oldest, where it is below) to the end as it is
@@ -271,4 +281,35 @@ type Store interface {
 	Ping(ctx context.Context) error
 	// Close ends feeds and publishes in flight (they get an outcome) and frees everything; no goroutine is left. ctx bounds the wait.
 	Close(ctx context.Context) error
+}
+
+// Describer is a power of stores that are clusters of servers.
+type Describer interface {
+	// Describe is the cluster as it is now. Kind Unavailable.
+	Describe(ctx context.Context) (Cluster, error)
+	// Warnings are settings under which messages that were acknowledged can be lost, each with what to do about it; at most
+	// 100 and a count of the others. It looks at these topics, or at all but the store's own where none is named; a topic that
+	// is not there is passed over.
+	Warnings(ctx context.Context, topics ...string) ([]string, error)
+}
+
+// Cluster is what Describer.Describe answers.
+type Cluster struct {
+	ID              string
+	Controller      int32    // the broker that leads the cluster as a client sees it; -1 where none does
+	Brokers         []Broker // those alive, by ID
+	Topics          int      // the store's own excepted, as in what follows
+	Partitions      int
+	Leaderless      int // partitions that can't be used now
+	UnderReplicated int // partitions of which a replica is not in sync
+}
+
+// Broker is a server of a Cluster.
+type Broker struct {
+	ID       int32
+	Host     string
+	Port     int32
+	Rack     string
+	Leaders  int // partitions that it leads
+	Replicas int // partitions that it has a copy of
 }

@@ -49,6 +49,9 @@ func (s *Store) CreateTopic(ctx context.Context, want store.Topic) error {
 	case want.Partitions < 1 || want.Partitions > maxPartitions || want.Replicas < 0:
 		return fmt.Errorf("topic %q with %d partitions (1 to %d) and %d replicas: %w", want.Name, want.Partitions, maxPartitions, want.Replicas, errs.InvalidParam)
 	}
+	if err := checkCleanup(want); err != nil {
+		return err
+	}
 	s.admin.Lock()
 	defer s.admin.Unlock()
 	if _, err := s.topic(ctx, want.Name); err == nil {
@@ -74,12 +77,26 @@ func (s *Store) CreateTopic(ctx context.Context, want store.Topic) error {
 	return nil
 }
 
+// checkCleanup refuses what this store can't do.
+func checkCleanup(t store.Topic) error {
+	switch t.Cleanup {
+	case "", store.CleanupDelete:
+		return nil
+	case store.CleanupCompact:
+		return fmt.Errorf("topic %q: the embedded store can't compact, it keeps messages until a limit of retention is reached: use cleanup delete, or Kafka: %w", t.Name, errs.InvalidParam)
+	}
+	return fmt.Errorf("topic %q with the cleanup %q, which is neither delete nor compact: %w", t.Name, t.Cleanup, errs.InvalidParam)
+}
+
 // AlterTopic changes what is not zero.
 func (s *Store) AlterTopic(ctx context.Context, want store.Topic) error {
 	s.admin.Lock()
 	defer s.admin.Unlock()
 	t, err := s.topic(ctx, want.Name)
 	if err != nil {
+		return err
+	}
+	if err := checkCleanup(want); err != nil {
 		return err
 	}
 	is := t.describe()

@@ -46,13 +46,14 @@ func (s *Store) Subscribe(ctx context.Context, spec store.Spec) (store.Feed, err
 		return nil, err
 	}
 	f := &Feed{s: s, g: g, wake: make(chan struct{}, 1), cursors: map[int32]*cursor{}}
-	if err := s.settleStart(ctx, g, spec.Start); err != nil {
-		s.unuse(g)
-		return nil, err
-	}
-	if err := f.join(); err != nil {
-		s.unuse(g)
-		return nil, err
+	for joined := false; !joined; {
+		if err = s.settleStart(ctx, g, spec.Start); err == nil {
+			joined, err = f.join()
+		}
+		if err != nil {
+			s.unuse(g)
+			return nil, err
+		}
 	}
 	return f, nil
 }
@@ -81,8 +82,9 @@ func (s *Store) settleStart(ctx context.Context, g *group, start store.Start) er
 	return s.writePositions(ctx, []*group{g}, true)
 }
 
-// join makes f a member, unless the store or the topic has ended.
-func (f *Feed) join() error {
+// join makes f a member, unless the store or the topic has ended. It answers false when the group was forgotten since
+// settleStart.
+func (f *Feed) join() (bool, error) {
 	g := f.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -90,9 +92,11 @@ func (f *Feed) join() error {
 	defer f.s.mu.Unlock()
 	switch {
 	case f.s.closed:
-		return store.ErrClosed
+		return false, store.ErrClosed
 	case g.topic.gone.Load():
-		return unknown(g.topic.name)
+		return false, unknown(g.topic.name)
+	case slices.ContainsFunc(g.shares, func(sh share) bool { return !sh.known }):
+		return false, nil
 	}
 	f.s.feeds[f] = struct{}{}
 	if len(g.shares) < len(*g.topic.parts.Load()) { // some came since settleStart
@@ -101,7 +105,7 @@ func (f *Feed) join() error {
 	}
 	g.members = append(g.members, f)
 	g.rebalance(time.Now())
-	return nil
+	return true, nil
 }
 
 // nudge has Poll look again.

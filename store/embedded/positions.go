@@ -199,7 +199,7 @@ func (s *Store) collectPositions(groups []*group, durable bool) (*op, []written)
 		g.queued = false
 		for i := range g.shares {
 			sh := &g.shares[i]
-			if !sh.dirty || g.topic.gone.Load() {
+			if !sh.dirty || !sh.known || g.topic.gone.Load() { // a forgotten one may have been soiled since
 				continue
 			}
 			sh.dirty = false

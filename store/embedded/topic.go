@@ -84,6 +84,7 @@ func (t *topic) describe() store.Topic {
 	l := t.limit.Load()
 	return store.Topic{
 		Name: t.name, Partitions: int32(len(*t.parts.Load())), Replicas: 1, Retention: l.age, RetentionBytes: l.bytes,
+		Cleanup: store.CleanupDelete,
 	}
 }
 

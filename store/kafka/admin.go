@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -14,11 +13,6 @@ import (
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
-)
-
-const (
-	retention      = "retention.ms"
-	retentionBytes = "retention.bytes"
 )
 
 // Topics is store.Admin's, as are the methods below.
@@ -46,52 +40,6 @@ func (s *Store) Topics(ctx context.Context) ([]store.Topic, error) {
 	return list, s.describe(ctx, list)
 }
 
-// describe fills in the topics' retention.
-func (s *Store) describe(ctx context.Context, list []store.Topic) error {
-	if len(list) == 0 {
-		return nil
-	}
-	names := make([]string, len(list))
-	for i, t := range list {
-		names[i] = t.Name
-	}
-	configs, err := s.adm.DescribeTopicConfigs(ctx, names...)
-	if err != nil {
-		return s.failed("describing topics", err)
-	}
-	for _, c := range configs {
-		i, found := slices.BinarySearchFunc(list, c.Name, func(t store.Topic, name string) int { return strings.Compare(t.Name, name) })
-		if !found || c.Err != nil {
-			continue // deleted meanwhile
-		}
-		for _, kv := range c.Configs {
-			n, _ := strconv.ParseInt(kv.MaybeValue(), 10, 64)
-			switch kv.Key {
-			case retention:
-				list[i].Retention = max(-1, time.Duration(n)*time.Millisecond)
-			case retentionBytes:
-				list[i].RetentionBytes = max(-1, n)
-			}
-		}
-	}
-	return nil
-}
-
-// settings are the topic's retention as Kafka spells it.
-func settings(t store.Topic) map[string]*string {
-	m := map[string]*string{}
-	switch {
-	case t.Retention < 0:
-		m[retention] = kadm.StringPtr("-1")
-	case t.Retention > 0:
-		m[retention] = kadm.StringPtr(strconv.FormatInt(max(1, t.Retention.Milliseconds()), 10))
-	}
-	if t.RetentionBytes != 0 {
-		m[retentionBytes] = kadm.StringPtr(strconv.FormatInt(max(-1, t.RetentionBytes), 10))
-	}
-	return m
-}
-
 // CreateTopic also waits until the brokers know the new topic and each partition has a leader.
 func (s *Store) CreateTopic(ctx context.Context, t store.Topic) error {
 	if err := s.usable(); err != nil {
@@ -100,6 +48,10 @@ func (s *Store) CreateTopic(ctx context.Context, t store.Topic) error {
 	if t.Name == "" || t.Partitions < 0 || t.Replicas < 0 {
 		return fmt.Errorf("topic %q with %d partitions and %d replicas: %w", t.Name, t.Partitions, t.Replicas, errs.InvalidParam)
 	}
+	configs, err := settings(t)
+	if err != nil {
+		return err
+	}
 	partitions, replicas := t.Partitions, t.Replicas
 	if partitions == 0 {
 		partitions = -1
@@ -107,7 +59,7 @@ func (s *Store) CreateTopic(ctx context.Context, t store.Topic) error {
 	if replicas == 0 {
 		replicas = -1
 	}
-	resp, err := s.adm.CreateTopic(ctx, partitions, replicas, settings(t), t.Name)
+	resp, err := s.adm.CreateTopic(ctx, partitions, replicas, configs, t.Name)
 	switch {
 	case errors.Is(err, kerr.InvalidTopicException) && strings.Contains(resp.ErrMessage, "collide"):
 		return fmt.Errorf("topic %q: %s: %w", t.Name, resp.ErrMessage, errs.Conflict)
@@ -149,21 +101,8 @@ func (s *Store) AlterTopic(ctx context.Context, t store.Topic) error {
 	if t.Partitions < 0 || t.Partitions != 0 && t.Partitions < have {
 		return fmt.Errorf("topic %q has %d partitions and can't have %d: %w", t.Name, have, t.Partitions, errs.InvalidParam)
 	}
-	var changes []kadm.AlterConfig
-	for name, value := range settings(t) {
-		changes = append(changes, kadm.AlterConfig{Name: name, Value: value})
-	}
-	if len(changes) > 0 {
-		answers, err := s.adm.AlterTopicConfigs(ctx, changes, t.Name)
-		for _, a := range answers {
-			err = errors.Join(err, a.Err)
-		}
-		if err != nil {
-			return s.failed(fmt.Sprintf("configuring topic %q", t.Name), err)
-		}
-	}
-	if t.Partitions <= have {
-		return nil
+	if err := s.configure(ctx, t); err != nil || t.Partitions <= have {
+		return err
 	}
 	answers, err := s.adm.UpdatePartitions(ctx, int(t.Partitions), t.Name)
 	if err == nil {
@@ -173,6 +112,26 @@ func (s *Store) AlterTopic(ctx context.Context, t store.Topic) error {
 		return s.failed(fmt.Sprintf("adding partitions to topic %q", t.Name), err)
 	}
 	return s.grown(ctx, t)
+}
+
+// configure changes the settings.
+func (s *Store) configure(ctx context.Context, t store.Topic) error {
+	configs, err := settings(t)
+	if err != nil || len(configs) == 0 {
+		return err
+	}
+	var changes []kadm.AlterConfig
+	for name, value := range configs {
+		changes = append(changes, kadm.AlterConfig{Name: name, Value: value})
+	}
+	answers, err := s.adm.AlterTopicConfigs(ctx, changes, t.Name)
+	for _, a := range answers {
+		err = errors.Join(err, a.Err)
+	}
+	if err != nil {
+		return s.failed(fmt.Sprintf("configuring topic %q", t.Name), err)
+	}
+	return nil
 }
 
 // grown waits for the new partitions, and tells all who use the topic here.

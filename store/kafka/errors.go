@@ -45,6 +45,8 @@ func kindOf(err error) error {
 	switch answer {
 	case kerr.UnknownTopicOrPartition, kerr.UnknownTopicID, kerr.InconsistentTopicID:
 		return errs.UnknownTopic
+	case kerr.GroupIDNotFound:
+		return errs.NotFound
 	case kerr.TopicAlreadyExists:
 		return store.ErrExists
 	case kerr.InvalidTopicException:

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -169,4 +170,56 @@ func (s *Store) Seek(ctx context.Context, topic, group string, to ...store.Posit
 		return nil
 	}
 	return s.commitFromOutside(ctx, topic, group, to)
+}
+
+// ForgetGroup deletes the group; of one that has positions on other topics too, as a native one may, those on the topic
+// alone.
+func (s *Store) ForgetGroup(ctx context.Context, topic, group string) error {
+	if _, err := s.patientDetail(ctx, topic); err != nil {
+		return err
+	}
+	here, elsewhere, err := s.placesOf(ctx, topic, group)
+	if err != nil {
+		return err
+	}
+	described, err := s.adm.DescribeGroups(ctx, group)
+	switch {
+	case err != nil:
+		return s.failed(fmt.Sprintf("state of group %q", group), err)
+	case wants(described[group], topic):
+		return fmt.Errorf("group %q has %d members: %w", group, len(described[group].Members), errs.Conflict)
+	case len(here) == 0:
+		return fmt.Errorf("group %q has no position on topic %q: %w", group, topic, errs.NotFound)
+	}
+	return s.retry(ctx, fmt.Sprintf("forgetting group %q", group), func() error {
+		if !elsewhere {
+			_, err := s.adm.DeleteGroup(ctx, group)
+			return err
+		}
+		only := kadm.TopicsSet{}
+		only.Add(topic, here...)
+		answers, err := s.adm.DeleteOffsets(ctx, group, only)
+		return cmp.Or(err, answers.Error())
+	})
+}
+
+// placesOf answers the partitions of the topic on which the group has a position, and whether it has some on other topics.
+func (s *Store) placesOf(ctx context.Context, topic, group string) (here []int32, elsewhere bool, err error) {
+	err = s.retry(ctx, fmt.Sprintf("positions of group %q", group), func() error {
+		here, elsewhere = nil, false
+		all, err := s.adm.FetchOffsets(ctx, group)
+		if gone(err) {
+			return nil
+		}
+		for t, partitions := range all {
+			elsewhere = elsewhere || t != topic && hasPosition(partitions)
+		}
+		for p, o := range all[topic] {
+			if o.At >= 0 {
+				here = append(here, p)
+			}
+		}
+		return err
+	})
+	return here, elsewhere, err
 }

@@ -137,7 +137,10 @@ type Store struct {
 	feeds  map[*feed]struct{}
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store     = (*Store)(nil)
+	_ store.Describer = (*Store)(nil)
+)
 
 // Open makes a store on a cluster. Only a faulty configuration is an error: a cluster that can't be reached before ctx
 // ends is logged, and used as soon as it can be.

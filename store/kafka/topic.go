@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -178,23 +177,6 @@ func (s *Store) detail(ctx context.Context, name string) (kadm.TopicDetail, erro
 		return kadm.TopicDetail{}, s.failed(fmt.Sprintf("topic %q", name), err)
 	}
 	return d, nil
-}
-
-// maxBytes is the longest batch that the topic takes. Where the cluster does not say, Kafka's default is a good guess.
-func (s *Store) maxBytes(ctx context.Context, name string) int32 {
-	all, err := s.adm.DescribeTopicConfigs(ctx, name)
-	if err != nil {
-		s.log.Warn("a topic's limits are unknown, the default is taken", "topic", name, "error", err)
-		return defaultBatch
-	}
-	for _, c := range all {
-		for _, kv := range c.Configs {
-			if n, err := strconv.ParseInt(kv.MaybeValue(), 10, 64); kv.Key == "max.message.bytes" && err == nil {
-				return int32(min(max(n, 1024), maxBatch))
-			}
-		}
-	}
-	return defaultBatch
 }
 
 // refreshLater looks at the topic beside the caller.

@@ -39,11 +39,13 @@ func (s *Store) CreateTopic(ctx context.Context, want store.Topic) error {
 		return fmt.Errorf("a topic needs a name: %w", errs.InvalidParam)
 	case want.Partitions < 0 || want.Replicas < 0:
 		return fmt.Errorf("topic %q with %d partitions and %d replicas: %w", want.Name, want.Partitions, want.Replicas, errs.InvalidParam)
+	case !known(want.Cleanup):
+		return unknownCleanup(want)
 	case s.topics[want.Name] != nil:
 		return fmt.Errorf("%q: %w", want.Name, store.ErrExists)
 	}
 	t := &topic{
-		Topic:  store.Topic{Name: want.Name, Replicas: 1, Retention: -1, RetentionBytes: -1},
+		Topic:  store.Topic{Name: want.Name, Replicas: 1, Retention: -1, RetentionBytes: -1, Cleanup: store.CleanupDelete},
 		groups: map[string]*group{}, once: map[string]outcome{},
 	}
 	if want.Partitions == 0 {
@@ -65,6 +67,9 @@ func (s *Store) AlterTopic(ctx context.Context, want store.Topic) error {
 	if want.Partitions != 0 && want.Partitions < t.Partitions {
 		return fmt.Errorf("topic %q has %d partitions and can't have %d: %w", t.Name, t.Partitions, want.Partitions, errs.InvalidParam)
 	}
+	if !known(want.Cleanup) {
+		return unknownCleanup(want)
+	}
 	t.change(want)
 	for _, g := range t.groups {
 		g.grow(t)
@@ -77,12 +82,21 @@ func (s *Store) AlterTopic(ctx context.Context, want store.Topic) error {
 	return nil
 }
 
+func known(cleanup string) bool {
+	return cleanup == "" || cleanup == store.CleanupDelete || cleanup == store.CleanupCompact
+}
+
+func unknownCleanup(t store.Topic) error {
+	return fmt.Errorf("topic %q with the cleanup %q, which is neither delete nor compact: %w", t.Name, t.Cleanup, errs.InvalidParam)
+}
+
 // change applies what is not zero.
 func (t *topic) change(want store.Topic) {
 	set(&t.Partitions, want.Partitions)
 	set(&t.Replicas, want.Replicas)
 	set(&t.Retention, want.Retention)
 	set(&t.RetentionBytes, want.RetentionBytes)
+	set(&t.Cleanup, want.Cleanup)
 	t.logs = append(t.logs, make([]partition, int(t.Partitions)-len(t.logs))...)
 }
 
@@ -157,6 +171,25 @@ func (s *Store) Seek(ctx context.Context, name, group string, to ...store.Positi
 	for _, p := range to {
 		t.group(group).shares[p.Partition].position = &p
 	}
+	return nil
+}
+
+// ForgetGroup removes the group.
+func (s *Store) ForgetGroup(ctx context.Context, name, group string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, err := s.topic(ctx, name)
+	if err != nil {
+		return err
+	}
+	g := t.groups[group]
+	switch {
+	case g == nil:
+		return fmt.Errorf("group %q has no position on topic %q: %w", group, name, errs.NotFound)
+	case len(g.members) > 0:
+		return fmt.Errorf("group %q has %d members: %w", group, len(g.members), errs.Conflict)
+	}
+	delete(t.groups, group)
 	return nil
 }
 
