@@ -170,7 +170,7 @@ func FuzzTopicRecord(f *testing.F) {
 
 func TestTopicRecord(t *testing.T) {
 	got, err := decodeTopic("t", encodeTopic(7, 3, limits{-1, 1 << 40}))
-	want := store.Topic{Name: "t", Partitions: 3, Replicas: 1, Retention: -1, RetentionBytes: 1 << 40}
+	want := store.Topic{Name: "t", Partitions: 3, Replicas: 1, Retention: -1, RetentionBytes: 1 << 40, Cleanup: store.CleanupDelete}
 	if err != nil || got.id != 7 || got.describe() != want {
 		t.Errorf("%+v, %v; want %+v", got.describe(), err, want)
 	}

@@ -64,13 +64,14 @@ func (f *feed) write(ctx context.Context, partitions []int32) {
 		})
 }
 
-// collectPositions takes the noted positions; from then on they are the writer's.
+// collectPositions takes the noted positions; from then on they are the writer's. Those on a topic that is gone are
+// nobody's: written by its name they could be taken for positions on the next one of that name.
 func (f *feed) collectPositions(partitions []int32) map[int32]store.Position {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	positions := map[int32]store.Position{}
 	for p, pt := range f.parts {
-		if pt.position != nil && (partitions == nil || slices.Contains(partitions, p)) {
+		if f.gone == nil && pt.position != nil && (partitions == nil || slices.Contains(partitions, p)) {
 			positions[p] = *pt.position
 			pt.position = nil
 		}

@@ -39,7 +39,7 @@ func (e *env) described(name string) (store.Topic, bool) {
 }
 
 func topicsLifeCycle(e *env) {
-	want := store.Topic{Name: name("storetest"), Partitions: 3, Retention: 48 * time.Hour, RetentionBytes: 1 << 30}
+	want := store.Topic{Name: name("storetest"), Partitions: 3, Retention: 48 * time.Hour, RetentionBytes: 1 << 30, Cleanup: store.CleanupDelete}
 	e.must(e.s.CreateTopic(e.ctx(), want))
 	same := func(what string) {
 		e.Helper()
@@ -134,6 +134,7 @@ func adminUnknownTopic(e *env) {
 		"Seek":        e.s.Seek(e.ctx(), topic, group, store.Position{}),
 		"AlterTopic":  e.s.AlterTopic(e.ctx(), store.Topic{Name: topic, Retention: time.Hour}),
 		"grow":        e.s.AlterTopic(e.ctx(), store.Topic{Name: topic, Partitions: 7}),
+		"ForgetGroup": e.s.ForgetGroup(e.ctx(), topic, group),
 		"DeleteTopic": e.s.DeleteTopic(e.ctx(), topic),
 	} {
 		e.kind(what, err, errs.UnknownTopic)

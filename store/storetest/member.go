@@ -40,6 +40,10 @@ func (e *env) join(s store.Store, topic, group string, start store.Start) *membe
 	if err != nil {
 		e.Fatalf("subscribe: %v", err)
 	}
+	return e.memberOf(f)
+}
+
+func (e *env) memberOf(f store.Feed) *member {
 	return &member{
 		e: e, name: "member", f: f, max: 100,
 		next: map[int32]int64{}, gained: map[int32]store.Position{},

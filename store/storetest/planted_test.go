@@ -49,6 +49,8 @@ var caught = map[string]string{
 	"does not end Poll on Close":                "CloseEndsPoll",
 	"does not tell that the topic is gone":      "DeleteEndsPoll",
 	"seeks under a member":                      "SeekConflict",
+	"forgets under a member":                    "ForgetGroupConflict",
+	"forgets no group":                          "ForgetGroup",
 	"stores again for a known key":              "OnceReplay",
 	"takes any digest for a known key":          "OnceMismatch",
 	"leaves a goroutine":                        "StartOldest",
@@ -218,6 +220,18 @@ func (s *planted) Browse(ctx context.Context, topic string, p int32, offset int6
 			}
 		}
 	}
+}
+
+func (s *planted) ForgetGroup(ctx context.Context, topic, group string) error {
+	if s.bug == "forgets no group" {
+		_, err := s.Lag(ctx, topic, group)
+		return err
+	}
+	err := s.Store.ForgetGroup(ctx, topic, group)
+	if s.bug == "forgets under a member" && errors.Is(err, errs.Conflict) {
+		return nil
+	}
+	return err
 }
 
 func (s *planted) Seek(ctx context.Context, topic, group string, to ...store.Position) error {

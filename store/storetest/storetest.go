@@ -32,7 +32,8 @@ const (
 	Crash    Power = "Crash"
 	Trim     Power = "Trim"
 	TooLarge Power = "TooLarge"
-	Once     Power = "Once" // the store is a store.OncePublisher
+	Once     Power = "Once"    // the store is a store.OncePublisher
+	Compact  Power = "Compact" // a topic may have store.CleanupCompact
 )
 
 // Config describes the store under test.
@@ -83,7 +84,7 @@ func (c *Config) check(t *testing.T) {
 	}
 	given := map[Power]bool{
 		Reopen: c.Reopen != nil, Cut: c.Cut != nil, Crash: c.Crash != nil, Trim: c.Trim != nil,
-		TooLarge: c.TooLarge > 0, Once: c.Absent[Once] == "",
+		TooLarge: c.TooLarge > 0, Once: c.Absent[Once] == "", Compact: c.Absent[Compact] == "",
 	}
 	for power, is := range given {
 		if is == (c.Absent[power] != "") {
@@ -109,7 +110,7 @@ type test struct {
 // Run runs the suite, each test as a subtest.
 func Run(t *testing.T, cfg Config) {
 	cfg.check(t)
-	for _, list := range [][]test{publishTests(), byteTests(), startTests(), feedTests(), groupTests(), endTests(), adminTests(), onceTests()} {
+	for _, list := range [][]test{publishTests(), byteTests(), startTests(), feedTests(), groupTests(), endTests(), adminTests(), changeTests(), onceTests()} {
 		for _, test := range list {
 			t.Run(test.name, func(t *testing.T) {
 				if reason := cfg.Absent[test.needs]; reason != "" {
