@@ -114,10 +114,16 @@ func stepsOf(t *testing.T, file, begin, end string) []step {
 	return steps
 }
 
-// matches compares line by line; "..." stands for anything, blank lines at the end for nothing.
+// matches compares line by line; "..." stands for anything, on a line of its own for any lines, blank lines at the end for nothing.
 func matches(want, got string) bool {
-	pattern := regexp.QuoteMeta(strings.TrimRight(want, "\n"))
-	pattern = strings.ReplaceAll(pattern, regexp.QuoteMeta("..."), ".*")
+	dots := regexp.QuoteMeta("...")
+	lines := strings.Split(regexp.QuoteMeta(strings.TrimRight(want, "\n")), "\n")
+	for i, line := range lines {
+		if line == dots {
+			lines[i] = `(?s:.*)`
+		}
+	}
+	pattern := strings.ReplaceAll(strings.Join(lines, "\n"), dots, ".*")
 	return regexp.MustCompile(`\A` + pattern + `\z`).MatchString(strings.TrimRight(got, "\n"))
 }
 
@@ -125,6 +131,7 @@ func matches(want, got string) bool {
 // gateway's real ones: curl's own configuration does that, the lines stay as they are.
 type terminal struct {
 	t     *testing.T
+	dir   string // where it works; "" is the test's own
 	env   []string
 	stdin io.Writer
 	out   *bufio.Reader
@@ -132,19 +139,29 @@ type terminal struct {
 
 func newTerminal(t *testing.T, g *gateway) *terminal {
 	t.Helper()
-	home := t.TempDir()
-	var rc strings.Builder
-	for documented, base := range map[string]string{"9191": g.pub, "9193": g.man} {
+	real := map[string]string{}
+	for documented, base := range map[string]string{"127.0.0.1:9191": g.pub, "127.0.0.1:9193": g.man} {
 		u, err := url.Parse(base)
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(&rc, "connect-to = \"127.0.0.1:%s:%s\"\n", documented, u.Host)
+		real[documented] = u.Host
+	}
+	return openTerminal(t, "", real)
+}
+
+// openTerminal starts a shell that works in dir; real says where the documented addresses lead.
+func openTerminal(t *testing.T, dir string, real map[string]string, env ...string) *terminal {
+	t.Helper()
+	home := t.TempDir()
+	var rc strings.Builder
+	for documented, addr := range real {
+		fmt.Fprintf(&rc, "connect-to = \"%s:%s\"\n", documented, addr)
 	}
 	if err := os.WriteFile(filepath.Join(home, ".curlrc"), []byte(rc.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	term := &terminal{t: t, env: append(os.Environ(), "CURL_HOME="+home, "HOME="+home)}
+	term := &terminal{t: t, dir: dir, env: append(os.Environ(), append(env, "CURL_HOME="+home, "HOME="+home)...)}
 	term.stdin, term.out = term.bash(context.Background(), "bash")
 	return term
 }
@@ -153,7 +170,7 @@ func newTerminal(t *testing.T, g *gateway) *terminal {
 func (s *terminal) bash(ctx context.Context, args ...string) (io.Writer, *bufio.Reader) {
 	s.t.Helper()
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.Env = s.env
+	cmd.Env, cmd.Dir = s.env, s.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

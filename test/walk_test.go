@@ -1,0 +1,68 @@
+package test
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/kateway/kateway/internal/testkit"
+)
+
+// TestWalk runs the walk of docs/operations.md, word for word: three gateways, ZooKeeper, Kafka. The documented addresses
+// lead to free ports: a program called kateway, in front of the real one, writes its arguments anew.
+func TestWalk(t *testing.T) {
+	t.Parallel()
+	steps := stepsOf(t, "../docs/operations.md", "\n## A walk\n", "\x00")
+	real := map[string]string{"127.0.0.1:9092": testkit.Kafka(t).Addrs()[0], "127.0.0.1:2181": testkit.ZooKeeper(t)}
+	for _, port := range []string{"9191", "9193", "9195", "9291", "9293", "9295", "9391", "9393", "9395"} {
+		real["127.0.0.1:"+port] = freeAddress(t)
+	}
+	home := t.TempDir()
+	bin := filepath.Join(home, "bin")
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(bin, "kateway"), []byte(translator(real)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	sh := openTerminal(t, home, real, "PATH="+bin+":"+os.Getenv("PATH"))
+	sh.run("exec 2>&1") // what goes wrong is to be seen
+	for _, s := range steps {
+		if out := sh.run(s.commands); s.prints != "" && !matches(s.prints, out) {
+			t.Errorf("%s: %s\nprints\n%swant\n%s", s.where, s.commands, out, s.prints)
+		} else {
+			t.Logf("%s\n%s%s", s.where, s.commands, out)
+		}
+	}
+	if t.Failed() {
+		t.Log(sh.run("tail -n 40 walk/gw*.log"))
+	}
+}
+
+// translator is a program that runs kateway with the real addresses in place of the documented ones.
+func translator(real map[string]string) string {
+	var rules strings.Builder
+	for documented, addr := range real {
+		fmt.Fprintf(&rules, " -e 's/%s/%s/g'", strings.ReplaceAll(documented, ".", `\.`), addr)
+	}
+	return fmt.Sprintf(`#!/bin/bash
+args=()
+for a in "$@"; do args+=("$(printf '%%s' "$a" | sed%s)"); done
+if [ "$1" = gk ]; then export KATEWAY_MAN="http://%s"; fi
+exec %s "${args[@]}"
+`, rules.String(), real["127.0.0.1:9193"], binary)
+}
+
+// freeAddress is an address of this machine that nobody listens on now.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
