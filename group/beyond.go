@@ -14,16 +14,19 @@ import (
 // at most, so this is base64 of:
 //
 //	version (1 byte)  hold (4 bytes, big endian)
-//	form (1 byte: ranges or bitmap)  size of the done part (uvarint)  done part
+//	form (1 byte: ranges or bitmap, formAnew added)  with formAnew: distance from Next (uvarint)
+//	size of the done part (uvarint)  done part
 //	one entry per delivered message, lowest offset first, as many as fit:
 //	  distance to the one before (uvarint)  attempt<<2 | state (uvarint)  remaining lease or delay in ms, unless due (uvarint)
 //
 // Ranges are pairs of uvarints: distance from the end of the one before, length. The bitmap has bit i set when offset
-// Next+i is done. The shorter of the two is taken.
+// Next+i is done. The shorter of the two is taken. formAnew says that below the distance only receipts of this hold count:
+// the group began anew, and receipts of before speak of other deliveries, or of another topic's messages.
 const (
 	beyondVersion = 1
 	formRanges    = 0
 	formBitmap    = 1
+	formAnew      = 0x80 // a flag
 
 	stateDue     = 0
 	stateLeased  = 1
@@ -50,20 +53,25 @@ type carried struct {
 // beyond is the decoded form.
 type beyond struct {
 	hold uint32
+	anew int64  // see formAnew; at or below next it says nothing
 	done []span // sorted, disjoint, all above next
 	held []carried
 }
 
 // encode writes b relative to next. An empty b is "".
 func (b *beyond) encode(next int64) string {
-	if len(b.done) == 0 && len(b.held) == 0 {
+	if len(b.done) == 0 && len(b.held) == 0 && b.anew <= next {
 		return ""
 	}
 	raw := make([]byte, 0, 256)
 	raw = append(raw, beyondVersion)
 	raw = binary.BigEndian.AppendUint32(raw, b.hold)
 	form, done := encodeDone(b.done, next)
-	raw = append(raw, form)
+	if b.anew > next {
+		raw = binary.AppendUvarint(append(raw, form|formAnew), uint64(min(b.anew-next, maxDistance)))
+	} else {
+		raw = append(raw, form)
+	}
 	raw = binary.AppendUvarint(raw, uint64(len(done)))
 	raw = append(raw, done...)
 	last := next
@@ -130,13 +138,16 @@ func decodeBeyond(s string, next int64) (beyond, error) {
 	}
 	b := beyond{hold: binary.BigEndian.Uint32(raw[1:])}
 	r := reader{raw[6:]}
+	if raw[5]&formAnew != 0 {
+		b.anew = next + r.distance()
+	}
 	size := r.uvarint()
 	if r.bad() || size > uint64(len(r.b)) {
 		return beyond{}, errBeyond
 	}
 	part := reader{r.b[:size]}
 	r.b = r.b[size:]
-	switch raw[5] {
+	switch raw[5] &^ formAnew {
 	case formRanges:
 		b.done = decodeRanges(&part, next)
 	case formBitmap:
@@ -210,10 +221,12 @@ func (r *reader) uvarint() uint64 {
 	return v
 }
 
+const maxDistance = 1 << 40
+
 // distance is a uvarint that can be added to an offset, or taken as milliseconds, without overflow.
 func (r *reader) distance() int64 {
 	v := r.uvarint()
-	if v > 1<<40 {
+	if v > maxDistance {
 		r.b = nil
 		return 0
 	}

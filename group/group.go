@@ -67,8 +67,9 @@ type group struct {
 
 	mu       sync.Mutex
 	ledger   *ledger
-	sessions map[*session]struct{}
+	seats    map[*seat]struct{}
 	err      error              // why it ended; set once
+	sealed   bool               // the last commit is made: no verb counts any more
 	draining bool               // takes no new sessions
 	idle     time.Time          // since when nobody uses it; zero while somebody does
 	paused   []int32            // what the Poll under way passes over
@@ -84,16 +85,16 @@ type group struct {
 
 func newGroup(key Key, mode Mode, feed store.Feed, limits Limits, log *slog.Logger) *group {
 	return &group{
-		key: key, mode: mode, limits: limits, feed: feed, hold: rand.Uint32() | 1,
+		key: key, mode: mode, limits: limits, feed: feed, hold: newHold(),
 		log:    log.With("topic", key.Topic, "group", key.Group),
-		ledger: newLedger(), sessions: map[*session]struct{}{},
+		ledger: newLedger(), seats: map[*seat]struct{}{},
 		idle: time.Now(), changed: make(chan struct{}), kick: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 }
 
 // run serves the group until ctx ends, the topic is gone, or nobody uses it; then it commits and leaves. closing bounds
-// that last part.
-func (g *group) run(ctx context.Context, closing time.Duration) {
+// that last part. It answers an error when the store did not say that we have left.
+func (g *group) run(ctx context.Context, closing time.Duration) error {
 	defer close(g.ended)
 	fetching, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -106,7 +107,9 @@ func (g *group) run(ctx context.Context, closing time.Duration) {
 	defer cancel()
 	if err := g.feed.Close(last); err != nil {
 		g.log.Warn("leaving the group: the last commit may be missing; what it held comes again", "error", err)
+		return err
 	}
+	return nil
 }
 
 // end makes everybody's Next answer err, and the goroutines stop.
@@ -121,12 +124,15 @@ func (g *group) endLocked(err error) {
 		return
 	}
 	g.err = err
-	for s := range g.sessions {
+	for s := range g.seats {
 		s.finish(err)
 	}
 	g.signal()
 	g.look(time.Now())
 }
+
+// newHold is odd, so never 0.
+func newHold() uint32 { return rand.Uint32() | 1 }
 
 // signal tells those who wait for a partition to look again.
 func (g *group) signal() {
@@ -237,7 +243,7 @@ func (g *group) tend(ctx context.Context) {
 		case <-timer.C:
 		case <-g.kick:
 		case <-ctx.Done():
-			g.end(errs.Draining)
+			g.end(reason(ctx))
 			return
 		}
 	}
@@ -265,7 +271,7 @@ func (g *group) tick(now time.Time) bool {
 		g.commit(now)
 	}
 	g.look(g.commitAt)
-	if len(g.sessions) > 0 || g.ledger.busy(now) {
+	if len(g.seats) > 0 || g.ledger.busy(now) {
 		g.idle = time.Time{}
 		return false
 	}
@@ -294,6 +300,7 @@ func (g *group) commitAll() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.commit(time.Now())
+	g.sealed = true
 }
 
 // commit hands the positions that changed to the feed.
@@ -329,8 +336,22 @@ func (g *group) unpause() {
 	}
 }
 
-// errIdle ends a group that nobody uses; who comes at that moment gets a new one.
-var errIdle = fmt.Errorf("nobody uses the group: %w", errs.Unavailable)
+// A group's life ends with one of these, or for good: with errs.Draining or with what the store says.
+var (
+	errIdle  = fmt.Errorf("nobody uses the group: %w", errs.Unavailable)       // who comes at that moment gets a new one
+	errMoved = fmt.Errorf("this gateway left the group: %w", errs.Unavailable) // its clients stay, and join its next life
+)
+
+// again reports whether another life may follow one that ended with err.
+func again(err error) bool { return errors.Is(err, errIdle) || errors.Is(err, errMoved) }
+
+// reason is why a group ends whose context has ended.
+func reason(ctx context.Context) error {
+	if cause := context.Cause(ctx); errors.Is(cause, errMoved) {
+		return errMoved
+	}
+	return errs.Draining
+}
 
 // look makes tend look at that time at the latest. Zero is never.
 func (g *group) look(at time.Time) {

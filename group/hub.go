@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -30,19 +31,24 @@ const (
 	subscribeTimeout = 30 * time.Second // for the store to let us in
 	closeTimeout     = 10 * time.Second // for a group's last commit and its leaving, when the gateway goes on
 	settleWait       = 5 * time.Second  // for a partition that a receipt speaks of to come to us
+	maxAnew          = 1000             // groups of deleted topics that are remembered
 )
 
 // Hub has the groups of this process: one member per group and topic, however many clients there are.
 type Hub struct {
 	cfg Config
 
-	mu       sync.Mutex
-	slots    map[Key]*slot
-	draining bool
-	wg       sync.WaitGroup
-	ctx      context.Context //nolint:containedctx // the lifetime of the groups, which outlive every request
-	stop     context.CancelFunc
-	past     counters // of groups that have ended
+	mu        sync.Mutex
+	slots     map[Key]*slot
+	suspended map[Key]*suspension
+	clients   map[Key]int   // open sessions
+	sessions  int           // all of them
+	anew      map[Key]int64 // of groups whose topic went: where receipts of another topic's messages end
+	draining  bool
+	wg        sync.WaitGroup
+	ctx       context.Context //nolint:containedctx // the lifetime of the groups, which outlive every request
+	stop      context.CancelFunc
+	past      counters // of groups that have ended
 }
 
 var _ Opener = (*Hub)(nil)
@@ -52,6 +58,8 @@ type slot struct {
 	ready chan struct{} // closed when g or err is set
 	g     *group
 	err   error
+	leave context.CancelCauseFunc
+	left  error         // the store did not confirm that it has left; set before gone is closed
 	gone  chan struct{} // closed when it has left
 }
 
@@ -59,24 +67,37 @@ type slot struct {
 func NewHub(cfg Config) *Hub {
 	cfg.Limits = cfg.Limits.withDefaults()
 	ctx, stop := context.WithCancel(context.Background())
-	h := &Hub{cfg: cfg, slots: map[Key]*slot{}, ctx: ctx, stop: stop}
+	h := &Hub{
+		cfg: cfg, slots: map[Key]*slot{}, suspended: map[Key]*suspension{}, clients: map[Key]int{}, anew: map[Key]int64{},
+		ctx: ctx, stop: stop,
+	}
 	cfg.Metrics.MustRegister(h)
 	return h
 }
 
 // Open is Opener's.
 func (h *Hub) Open(ctx context.Context, a Ask) (Session, error) {
+	s, err := h.sit(ctx, &a)
+	if err != nil {
+		return nil, err
+	}
+	h.visit(a.Key, 1)
+	return &session{hub: h, ask: a, seat: s}, nil
+}
+
+// sit finds a seat in the group's present life, or in the next.
+func (h *Hub) sit(ctx context.Context, a *Ask) (*seat, error) {
 	for {
 		s, err := h.slot(ctx, a.Key, a.Mode, a.Start)
 		if err != nil {
 			return nil, err
 		}
-		sess, err := s.g.join(&a)
+		seat, err := s.g.join(a)
 		if err != nil {
 			return nil, err
 		}
-		if sess != nil {
-			return sess, nil
+		if seat != nil {
+			return seat, nil
 		}
 		if err := s.over(ctx); err != nil {
 			return nil, err
@@ -84,70 +105,134 @@ func (h *Hub) Open(ctx context.Context, a Ask) (Session, error) {
 	}
 }
 
-// over waits until a group that has ended has left. When it ended because the topic is gone, that is the answer.
+// visit counts the open sessions of a group.
+func (h *Hub) visit(key Key, n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sessions += n
+	if h.clients[key] += n; h.clients[key] == 0 {
+		delete(h.clients, key)
+	}
+}
+
+// over waits until a group that has ended has left. When it ended for good, the reason is the answer.
 func (s *slot) over(ctx context.Context) error {
 	s.g.mu.Lock()
 	err := s.g.err
 	s.g.mu.Unlock()
-	if !errors.Is(err, errIdle) {
+	if !again(err) {
 		return err
 	}
+	return await(ctx, s.gone, "waiting for the group's last life to end")
+}
+
+// await waits for done. Unavailable, with what it was about, when ctx ends first.
+func await(ctx context.Context, done <-chan struct{}, what string) error {
 	select {
-	case <-s.gone:
+	case <-done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("waiting for the group's last life to end: %w", errs.Unavailable)
+		return fmt.Errorf("%s: %w", what, errs.Unavailable)
 	}
 }
 
 // slot finds the group or makes it, and waits until it has joined. Joining goes on when the caller has gone: it serves
-// whoever comes next.
+// whoever comes next. A group that is suspended is waited for.
 func (h *Hub) slot(ctx context.Context, key Key, mode Mode, start store.Start) (*slot, error) {
-	h.mu.Lock()
-	s := h.slots[key]
-	if s == nil && h.draining {
-		h.mu.Unlock()
-		return nil, errs.Draining
-	}
-	if s == nil {
-		s = &slot{ready: make(chan struct{}), gone: make(chan struct{})}
-		h.slots[key] = s
-		h.wg.Go(func() { h.serve(key, mode, start, s) })
-	}
-	h.mu.Unlock()
-	select {
-	case <-s.ready:
-		return s, s.err
-	case <-ctx.Done():
-		return nil, fmt.Errorf("joining the group: %w", errs.Unavailable)
+	for {
+		s, suspended, err := h.find(key, mode, start)
+		if err != nil {
+			return nil, err
+		}
+		if suspended != nil {
+			if err := await(ctx, suspended.over, "the group's positions are being set from outside"); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err := await(ctx, s.ready, "joining the group"); err != nil {
+			return nil, err
+		}
+		if !errors.Is(s.err, errMoved) {
+			return s, s.err
+		}
+		if err := await(ctx, s.gone, "waiting for the group to be let go"); err != nil {
+			return nil, err
+		}
 	}
 }
 
+// find answers the group's slot, which it may just have made, or the suspension that it is under.
+func (h *Hub) find(key Key, mode Mode, start store.Start) (*slot, *suspension, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p := h.suspended[key]; p != nil {
+		return nil, p, nil
+	}
+	s := h.slots[key]
+	if s == nil && h.draining {
+		return nil, nil, errs.Draining
+	}
+	if s == nil {
+		ctx, leave := context.WithCancelCause(h.ctx)
+		s = &slot{ready: make(chan struct{}), leave: leave, gone: make(chan struct{})}
+		h.slots[key] = s
+		h.wg.Go(func() { h.serve(ctx, key, mode, start, s) })
+	}
+	return s, nil, nil
+}
+
 // serve is the life of a group.
-func (h *Hub) serve(key Key, mode Mode, start store.Start, s *slot) {
-	defer func() {
-		h.mu.Lock()
-		delete(h.slots, key)
-		if s.g != nil {
-			h.past.add(s.g.counts())
-		}
-		h.mu.Unlock()
-		close(s.gone)
-	}()
-	joining, cancel := context.WithTimeout(h.ctx, subscribeTimeout)
+func (h *Hub) serve(ctx context.Context, key Key, mode Mode, start store.Start, s *slot) {
+	defer h.part(key, s)
+	joining, cancel := context.WithTimeout(ctx, subscribeTimeout)
 	defer cancel()
 	feed, err := h.cfg.Store.Subscribe(joining, store.Spec{Topic: key.Topic, Group: key.Group, Start: start})
 	if err != nil {
 		s.err = fmt.Errorf("joining the group: %w", asUnavailable(err))
+		if cause := context.Cause(ctx); errors.Is(cause, errMoved) {
+			s.err = cause
+		}
 		close(s.ready)
 		return
 	}
-	s.g = newGroup(key, mode, feed, h.cfg.Limits, h.cfg.Log)
 	h.mu.Lock()
+	s.g = newGroup(key, mode, feed, h.cfg.Limits, h.cfg.Log)
+	s.g.ledger.anew = h.anew[key]
 	s.g.draining = h.draining
 	close(s.ready)
 	h.mu.Unlock()
-	s.g.run(h.ctx, closeTimeout)
+	s.left = s.g.run(ctx, closeTimeout)
+}
+
+// part ends the life of a group: from now on the next of its name may begin.
+func (h *Hub) part(key Key, s *slot) {
+	h.mu.Lock()
+	delete(h.slots, key)
+	if s.g != nil {
+		h.past.add(s.g.counts())
+		h.remember(key, s.g)
+	}
+	h.mu.Unlock()
+	s.leave(nil)
+	close(s.gone)
+}
+
+// remember keeps of a group whose topic was deleted how far its receipts reach: a topic of the same name may be made, and
+// they must not ack its messages. Of more than 1,000 such groups any one is forgotten.
+func (h *Hub) remember(key Key, g *group) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !errors.Is(g.err, errs.UnknownTopic) {
+		return
+	}
+	for other := range h.anew {
+		if len(h.anew) < maxAnew {
+			break
+		}
+		delete(h.anew, other)
+	}
+	h.anew[key] = max(h.anew[key], g.ledger.reach())
 }
 
 // asUnavailable gives a store that did not answer in time the kind that tells the client so.
@@ -161,42 +246,32 @@ func asUnavailable(err error) error {
 // Settle is Opener's.
 func (h *Hub) Settle(ctx context.Context, key Key, verbs ...Verb) []error {
 	out := make([]error, len(verbs))
-	g, err := h.holding(ctx, key, func(yield func(int32) bool) {
+	partitions := func(yield func(int32) bool) {
 		for _, v := range verbs {
 			if !yield(v.Partition) {
 				return
 			}
 		}
-	})
-	if err != nil {
+	}
+	if err := h.within(ctx, key, partitions, func(g *group) { out = g.settle(verbs, out[:0]) }); err != nil {
 		return fill(out, err)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.settle(verbs, out[:0])
+	return out
 }
 
 // Through is Opener's.
 func (h *Hub) Through(ctx context.Context, key Key, at ...store.Position) []error {
 	out := make([]error, len(at))
-	g, err := h.holding(ctx, key, func(yield func(int32) bool) {
+	partitions := func(yield func(int32) bool) {
 		for _, p := range at {
 			if !yield(p.Partition) {
 				return
 			}
 		}
-	})
-	if err != nil {
+	}
+	if err := h.within(ctx, key, partitions, func(g *group) { g.through(at, out) }); err != nil {
 		return fill(out, err)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	now := time.Now()
-	for i, p := range at {
-		out[i] = g.ledger.through(p, now)
-	}
-	g.dirtied(now)
-	g.unpause()
 	return out
 }
 
@@ -207,26 +282,37 @@ func fill(out []error, err error) []error {
 	return out
 }
 
-// holding finds or starts the group and waits until it holds the partitions, or until it is clear that it won't.
-func (h *Hub) holding(ctx context.Context, key Key, partitions func(func(int32) bool)) (*group, error) {
-	ctx, cancel := context.WithTimeout(ctx, settleWait)
-	defer cancel()
+// within finds or starts the group, waits until it holds the partitions or until it is clear that it won't, and calls do
+// under its lock.
+func (h *Hub) within(ctx context.Context, key Key, partitions iter.Seq[int32], do func(*group)) error {
 	for {
 		s, err := h.slot(ctx, key, Fifo, store.Start{})
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if s.g.wait(ctx, partitions) {
-			return s.g, nil
+		if s.g.wait(ctx, partitions) && s.g.unlessSealed(do) {
+			return nil
 		}
 		if err := s.over(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
 }
 
+// unlessSealed calls do under the lock, unless the last commit is made already.
+func (g *group) unlessSealed(do func(*group)) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.sealed {
+		do(g)
+	}
+	return !g.sealed
+}
+
 // wait returns true when the partitions are held, or when waiting longer is of no use; false when the group has ended.
-func (g *group) wait(ctx context.Context, partitions func(func(int32) bool)) bool {
+func (g *group) wait(ctx context.Context, partitions iter.Seq[int32]) bool {
+	ctx, cancel := context.WithTimeout(ctx, settleWait)
+	defer cancel()
 	for {
 		g.mu.Lock()
 		missing := false
@@ -257,7 +343,7 @@ func (g *group) wait(ctx context.Context, partitions func(func(int32) bool)) boo
 func (h *Hub) Receipts(key Key) *Receipts { return NewReceipts(h.cfg.Secret, key) }
 
 // Drain ends the sessions with errs.Draining, spread evenly over the time given, and refuses new ones. It does not wait.
-// Verbs are taken until Close.
+// Verbs are taken until Close. Sessions of a suspended group end at once.
 func (h *Hub) Drain(over time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -265,11 +351,12 @@ func (h *Hub) Drain(over time.Duration) {
 		return
 	}
 	h.draining = true
-	var open []*session
+	h.resumeAll()
+	var open []*seat
 	for _, s := range h.joined() {
 		s.g.mu.Lock()
 		s.g.draining = true
-		open = slices.AppendSeq(open, maps.Keys(s.g.sessions))
+		open = slices.AppendSeq(open, maps.Keys(s.g.seats))
 		s.g.mu.Unlock()
 	}
 	h.wg.Go(func() { h.dismiss(open, over) })
@@ -278,19 +365,25 @@ func (h *Hub) Drain(over time.Duration) {
 // joined lists the slots that have a group; the caller holds the lock.
 func (h *Hub) joined() (out []*slot) {
 	for _, s := range h.slots {
-		select {
-		case <-s.ready:
-			if s.g != nil {
-				out = append(out, s)
-			}
-		default:
+		if s.joined() {
+			out = append(out, s)
 		}
 	}
 	return out
 }
 
+// joined reports whether there is a group.
+func (s *slot) joined() bool {
+	select {
+	case <-s.ready:
+		return s.g != nil
+	default:
+		return false
+	}
+}
+
 // dismiss ends the sessions in random order, so that their clients do not all come to the next gateway at once.
-func (h *Hub) dismiss(open []*session, over time.Duration) {
+func (h *Hub) dismiss(open []*seat, over time.Duration) {
 	rand.Shuffle(len(open), func(i, j int) { open[i], open[j] = open[j], open[i] })
 	for i, s := range open {
 		if i > 0 && !sleep(h.ctx, over/time.Duration(len(open))) {
@@ -306,6 +399,7 @@ func (h *Hub) dismiss(open []*session, over time.Duration) {
 func (h *Hub) Close(ctx context.Context) error {
 	h.mu.Lock()
 	h.draining = true
+	h.resumeAll()
 	h.mu.Unlock()
 	h.stop()
 	left := make(chan struct{})

@@ -41,6 +41,7 @@ type ledger struct {
 	ready   list.List // of *window without owner that have something due; the longest ready first
 	waiters list.List // of *waiter with room that are parked; the longest waiting first
 	named   map[string]*client
+	anew    int64 // of the partitions that are gained, unless their positions say more; see window.anew
 	count   counters
 }
 
@@ -95,6 +96,7 @@ func (l *ledger) forget(c *client) {
 // gain takes over a partition.
 func (l *ledger) gain(p store.Position, hold uint32, now time.Time) {
 	w := newWindow(p, hold, now)
+	w.anew = max(w.anew, l.anew)
 	w.dirty = true
 	l.windows[p.Partition] = w
 }
@@ -394,6 +396,14 @@ func (l *ledger) full(limits Limits, out []int32) []int32 {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// reach is above every offset that a receipt can speak of: of ours, and of earlier holds.
+func (l *ledger) reach() (above int64) {
+	for _, w := range l.windows {
+		above = max(above, w.reach())
+	}
+	return above
 }
 
 // busy reports whether something waits for a client's word or for its time.

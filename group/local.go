@@ -6,19 +6,19 @@ import (
 	"time"
 
 	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/store"
 )
 
-// session is a client of a group whose home is this process.
-type session struct {
+// seat is a client's place in one life of a group. It has the methods of a Session, and the contract of one but for
+// errMoved: then the client is to find itself another seat.
+type seat struct {
 	g *group
 	*waiter
 	over error // why Next answers no more
 }
 
-var _ Session = (*session)(nil)
-
 // join adds a client. It answers nil when the group has ended meanwhile, and errs.Conflict when it is in another mode.
-func (g *group) join(a *Ask) (*session, error) {
+func (g *group) join(a *Ask) (*seat, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.err != nil {
@@ -30,21 +30,21 @@ func (g *group) join(a *Ask) (*session, error) {
 	if a.Mode != g.mode {
 		return nil, fmt.Errorf("the group is in mode %s, not %s: %w", g.mode, a.Mode, errs.Conflict)
 	}
-	s := &session{g: g, waiter: g.ledger.enter(a)}
-	g.sessions[s] = struct{}{}
+	s := &seat{g: g, waiter: g.ledger.enter(a)}
+	g.seats[s] = struct{}{}
 	g.idle = time.Time{}
 	return s, nil
 }
 
-// finish ends the session with err; the caller holds the lock.
-func (s *session) finish(err error) {
+// finish ends the stay with err; the caller holds the lock.
+func (s *seat) finish(err error) {
 	if s.over == nil {
 		s.over = err
 		s.tell()
 	}
 }
 
-func (s *session) Next(ctx context.Context, most int) (Batch, error) {
+func (s *seat) Next(ctx context.Context, most int) (Batch, error) {
 	g := s.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -75,14 +75,20 @@ func (s *session) Next(ctx context.Context, most int) (Batch, error) {
 	}
 }
 
-func (s *session) Settle(verbs ...Verb) []error {
+func (s *seat) Settle(verbs ...Verb) []error {
 	s.g.mu.Lock()
 	defer s.g.mu.Unlock()
 	return s.g.settle(verbs, make([]error, 0, len(verbs)))
 }
 
-// settle applies verbs; the caller holds the lock.
+// settle applies verbs; the caller holds the lock. After the last commit it is too late for them.
 func (g *group) settle(verbs []Verb, out []error) []error {
+	if g.sealed {
+		for _, v := range verbs {
+			out = append(out, fencedf("partition %d offset %d: this gateway has left the group, the message is delivered again", v.Partition, v.Offset))
+		}
+		return out
+	}
 	now := time.Now()
 	out = g.ledger.settle(verbs, now, out)
 	for _, v := range verbs {
@@ -99,23 +105,30 @@ func (g *group) settle(verbs []Verb, out []error) []error {
 	return out
 }
 
-func (s *session) Close() {
+func (s *seat) Close() {
 	g := s.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if _, open := g.sessions[s]; !open {
+	if _, open := g.seats[s]; !open {
 		return
 	}
 	s.finish(errClosed)
-	delete(g.sessions, s)
+	delete(g.seats, s)
 	now := time.Now()
 	g.ledger.leave(s.waiter, now)
 	g.dirtied(now)
-	if len(g.sessions) == 0 {
+	if len(g.seats) == 0 {
 		g.idle = now
 		g.look(now.Add(g.limits.Linger))
 	}
 }
 
-// errClosed is what Next answers after Close.
-var errClosed = fmt.Errorf("session is closed: %w", errs.Unavailable)
+// through marks what is below the positions as done, with an error each in out; the caller holds the lock.
+func (g *group) through(at []store.Position, out []error) {
+	now := time.Now()
+	for i, p := range at {
+		out[i] = g.ledger.through(p, now)
+	}
+	g.dirtied(now)
+	g.unpause()
+}

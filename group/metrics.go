@@ -40,11 +40,10 @@ func (h *Hub) Collect(ch chan<- prometheus.Metric) {
 	h.mu.Lock()
 	total, slots := h.past, h.joined()
 	h.mu.Unlock()
-	sessions, inFlight, bytes := 0, 0, 0
+	inFlight, bytes := 0, 0
 	for _, s := range slots {
 		s.g.mu.Lock()
 		total.add(s.g.ledger.count)
-		sessions += len(s.g.sessions)
 		for _, w := range s.g.ledger.windows {
 			inFlight += w.leased
 			bytes += w.bytes
@@ -58,7 +57,7 @@ func (h *Hub) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
 	}
 	gauge(descGroups, len(slots))
-	gauge(descSessions, sessions)
+	gauge(descSessions, h.Sessions())
 	gauge(descInFlight, inFlight)
 	gauge(descBuffered, bytes)
 	counter(descDelivered, total.delivered)

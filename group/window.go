@@ -22,7 +22,8 @@ type entry struct {
 	offset  int64
 	attempt uint32 // deliveries so far, those of earlier holds among them
 	state   state
-	here    bool // delivered in this hold, so that only our own receipts count
+	here    bool          // delivered in this hold, so that only our own receipts count
+	since   time.Duration // from the window's gain to the last delivery
 }
 
 // window is what the group knows of one partition that it holds: the messages from the commit's offset to the last one
@@ -30,7 +31,8 @@ type entry struct {
 type window struct {
 	partition int32
 	hold      uint32      // names this time that the partition is ours; goes on over a clean move
-	earlier   bool        // receipts of earlier holds count for what was not delivered in this one
+	anew      int64       // from this offset on, receipts of earlier holds count for what was not delivered in this one
+	gained    time.Time   // when it became ours
 	next      int64       // everything below is done: the commit's offset
 	end       int64       // one above the last offset fetched
 	top       int64       // one above the highest offset ever delivered
@@ -54,12 +56,12 @@ type window struct {
 
 // newWindow takes over a partition from its committed position.
 func newWindow(p store.Position, hold uint32, now time.Time) *window {
-	w := &window{partition: p.Partition, hold: hold, earlier: true, next: p.Next, end: p.Next, top: p.Next}
+	w := &window{partition: p.Partition, hold: hold, gained: now, next: p.Next, end: p.Next, top: p.Next}
 	b, err := decodeBeyond(p.Beyond, p.Next)
 	if err != nil {
 		return w // another program's metadata: the offset alone counts
 	}
-	w.done, w.carried = b.done, b.held
+	w.done, w.carried, w.anew = b.done, b.held, b.anew
 	if b.hold != 0 {
 		w.hold = b.hold
 	}
@@ -142,9 +144,9 @@ func (w *window) gap(g store.Gap) {
 	w.gaps = append(w.gaps, g)
 	w.dirty = true
 	if g.To < g.From { // another topic of the same name: nothing that we know is true
+		w.hold, w.anew = w.hold+1, max(w.anew, w.reach())
 		w.entries, w.buf, w.bytes, w.due, w.cursor = nil, nil, 0, 0, 0
 		w.next, w.end, w.top, w.done, w.carried = g.To, g.To, g.To, nil, nil
-		w.hold, w.earlier = w.hold+1, false
 		w.unlease(w.leased)
 		return
 	}
@@ -158,6 +160,9 @@ func (w *window) gap(g store.Gap) {
 	}
 	w.advance()
 }
+
+// reach is above every offset that was ever delivered: here, or in an earlier hold that went beyond the commit we know.
+func (w *window) reach() int64 { return w.top + maxSpan }
 
 // deliver puts pending entries into a client's hands, in order, as many as its session has room for.
 func (w *window) deliver(s *waiter, now time.Time) {
@@ -173,6 +178,7 @@ func (w *window) deliver(s *waiter, now time.Time) {
 		}
 		e.state, e.here = leased, true
 		e.attempt++
+		e.since = now.Sub(w.gained)
 		w.top = max(w.top, e.offset+1)
 		out = append(out, Delivery{e.msg, Ref{w.partition, e.offset, e.attempt, w.hold}})
 	}
@@ -215,17 +221,17 @@ func (w *window) lookup(r Ref) (*entry, error) {
 	var valid bool
 	switch {
 	case e == nil && r.Offset < w.end: // done, or a hole now, which is the same
-		valid = w.earlier || r.Hold == w.hold
+		valid = r.Hold == w.hold || r.Offset >= w.anew
 	case e == nil && r.Hold == w.hold:
 		valid = w.isCarried(r)
 	case e == nil:
-		valid = w.earlier
+		valid = r.Offset >= w.anew
 	case e.state == done:
 		valid = true
 	case r.Hold == w.hold:
 		valid = e.state == leased && e.attempt == r.Attempt
 	default: // of an earlier hold, whose end nobody could tell its clients
-		valid = w.earlier && !e.here
+		valid = r.Offset >= w.anew && !e.here
 	}
 	if !valid {
 		return nil, fencedf("partition %d offset %d: the lease has ended, the message was or will be delivered again", r.Partition, r.Offset)
@@ -369,7 +375,7 @@ func (w *window) through(next int64) {
 
 // position is what is to be committed now.
 func (w *window) position(now time.Time) store.Position {
-	b := beyond{hold: w.hold}
+	b := beyond{hold: w.hold, anew: w.anew}
 	for i := range w.entries {
 		e := &w.entries[i]
 		if e.state == done {
@@ -388,7 +394,7 @@ func (w *window) position(now time.Time) store.Position {
 	case w.plain == 1:
 		b.held = nil
 	case w.plain > 1:
-		b.held, b.done = nil, nil
+		b.held, b.done, b.anew = nil, nil, 0
 	}
 	return store.Position{Partition: w.partition, Next: w.next, Beyond: b.encode(w.next)}
 }
