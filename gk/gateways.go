@@ -1,0 +1,148 @@
+package gk
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+)
+
+type gateways struct{}
+
+func (*gateways) Run(ctx context.Context, t *tool) error {
+	columns := "ID VERSION HOST PUB SUB MAN PEER STARTED PUBLISHES/S STREAMS"
+	return list(t, t.items(ctx, "/v1/gateways", nil), columns, nil, func(g instance) []any {
+		return []any{g.ID, g.Version, g.Host, g.Pub, g.Sub, g.Man, g.Peer, g.Started, g.Load.PublishPerSecond, g.Load.Streams}
+	})
+}
+
+type clients struct {
+	Sort string `enum:"messages,bytes,since" default:"messages" help:"messages, bytes or since."`
+	App  string `placeholder:"NAME" help:"Only of this app, as caller or owner of the topic."`
+}
+
+func (c *clients) Run(ctx context.Context, t *tool) error {
+	keep := func(o use) bool { return c.App == "" || o.App == c.App || o.Owner == c.App }
+	columns := "GATEWAY KIND APP TOPIC GROUP REMOTE SINCE MESSAGES BYTES"
+	return list(t, t.items(ctx, "/v1/clients", query("sort", c.Sort)), columns, keep, func(o use) []any {
+		return []any{o.Gateway, o.Kind, o.App, o.topic(), o.Group, o.Remote, o.Since, o.Messages, o.Bytes}
+	})
+}
+
+type refresh struct{}
+
+func (*refresh) Run(ctx context.Context, t *tool) error {
+	return t.call(ctx, request{method: http.MethodPost, path: "/v1/refresh"}, "all gateways have read their metadata anew")
+}
+
+type status struct{}
+
+func (*status) Run(ctx context.Context, t *tool) error {
+	a, err := t.man.get(ctx, "/v1/status", nil)
+	if err != nil {
+		return err
+	}
+	if t.out.json {
+		return t.out.object(a)
+	}
+	if err := t.out.fields("", a.body); err != nil {
+		return err
+	}
+	r, err := ready(ctx, t.man, "")
+	if err != nil {
+		return err
+	}
+	t.out.row("ready", r.Status)
+	for _, name := range r.names() {
+		t.out.row("ready."+name, r.part(name))
+	}
+	return t.out.flush()
+}
+
+const clustersPath = "/v1/clusters"
+
+// clusterInfo is what gk shows of an element of GET /v1/clusters.
+type clusterInfo struct {
+	Name      string            `json:"cluster"`
+	Brokers   []json.RawMessage `json:"brokers"` // addresses, or objects that describe them
+	ZooKeeper string            `json:"zookeeper"`
+	Error     string            `json:"error"`
+}
+
+// addresses are the brokers, whichever way they are told of.
+func (c *clusterInfo) addresses() []string {
+	out := make([]string, 0, len(c.Brokers))
+	for _, raw := range c.Brokers {
+		var b struct {
+			Host string `json:"host"`
+			Port int32  `json:"port"`
+		}
+		if json.Unmarshal(raw, &b) == nil && b.Host != "" {
+			out = append(out, hostPort(b.Host, b.Port))
+			continue
+		}
+		out = append(out, plain(raw))
+	}
+	return out
+}
+
+type clustersLs struct{}
+
+func (*clustersLs) Run(ctx context.Context, t *tool) error {
+	return list(t, t.items(ctx, clustersPath, nil), "CLUSTER BROKERS ZOOKEEPER ERROR", nil, func(c clusterInfo) []any {
+		return []any{c.Name, c.addresses(), c.ZooKeeper, c.Error}
+	})
+}
+
+type clusterArg struct {
+	Cluster string `arg:"" help:"The cluster's name."`
+}
+
+func (a clusterArg) path() string { return at(clustersPath, a.Cluster) }
+
+type clustersGet struct{ clusterArg }
+
+func (c *clustersGet) Run(ctx context.Context, t *tool) error { return t.show(ctx, c.path()) }
+
+// clusterPlace is where a cluster is found.
+type clusterPlace struct {
+	Bootstrap []string `placeholder:"BROKERS" xor:"place" required:"" help:"Some of its brokers, host:port, comma separated."`
+	Zookeeper string   `placeholder:"SERVERS" xor:"place" required:"" help:"The ZooKeeper of a ZooKeeper-mode Kafka, host:port,.../chroot; its brokers are found there."`
+}
+
+func (p clusterPlace) body() body {
+	if p.Zookeeper != "" {
+		return body{"zookeeper": p.Zookeeper}
+	}
+	return body{"brokers": p.Bootstrap}
+}
+
+type clustersAdd struct {
+	clusterArg
+	clusterPlace
+}
+
+func (c *clustersAdd) Run(ctx context.Context, t *tool) error {
+	b := c.body()
+	b["cluster"] = c.Cluster
+	return t.call(ctx, request{method: http.MethodPost, path: clustersPath, body: b}, "cluster "+c.Cluster+" is registered")
+}
+
+type clustersSet struct {
+	clusterArg
+	clusterPlace
+	match
+}
+
+func (c *clustersSet) Run(ctx context.Context, t *tool) error {
+	b := body{"brokers": append([]string{}, c.Bootstrap...), "zookeeper": c.Zookeeper} // one of them takes the place of the other
+	return t.call(ctx, change(http.MethodPatch, c.path(), b, c.match), "cluster "+c.Cluster+" is changed")
+}
+
+type clustersRm struct {
+	clusterArg
+	match
+}
+
+func (c *clustersRm) Run(ctx context.Context, t *tool) error {
+	return t.call(ctx, removal(c.path(), c.match), "cluster "+c.Cluster+" is removed")
+}
