@@ -158,8 +158,8 @@ func (l *Listener) run() {
 func (l *Listener) admit(c net.Conn) {
 	defer func() { <-l.slots }()
 	if err := l.shake(c); err != nil {
-		_ = c.Close()
 		l.tell(c, err)
+		_ = c.Close()
 		return
 	}
 	select {

@@ -87,7 +87,7 @@ func (r *remote) do(ctx context.Context, method, path string, q url.Values, answ
 	}
 	u := r.base
 	u.Path, u.RawQuery = path, q.Encode()
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), http.NoBody) //nolint:gosec // the address is the registry's
 	if err != nil {
 		return r.unavailable(err)
 	}
@@ -124,7 +124,7 @@ func (r *remote) problem(resp *http.Response) error {
 	switch {
 	case err != nil || !known:
 		return r.unavailable(fmt.Errorf("it answered %d, code %q", resp.StatusCode, p.Code))
-	case p.Detail == "":
+	case p.Detail == "" || p.Detail == kind.Error():
 		return fmt.Errorf("gateway %s: %w", r.id, kind)
 	}
 	return fmt.Errorf("gateway %s: %s: %w", r.id, p.Detail, kind)
