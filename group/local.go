@@ -36,10 +36,11 @@ func (g *group) join(a *Ask) (*seat, error) {
 	return s, nil
 }
 
-// finish ends the stay with err; the caller holds the lock.
+// finish ends the stay with err: nothing more is given to it. The caller holds the lock.
 func (s *seat) finish(err error) {
 	if s.over == nil {
 		s.over = err
+		s.g.ledger.unpark(s.waiter)
 		s.tell()
 	}
 }
@@ -114,6 +115,9 @@ func (s *seat) Close() {
 	}
 	s.finish(errClosed)
 	delete(g.seats, s)
+	if g.err != nil {
+		return // what it holds is in the last commit
+	}
 	now := time.Now()
 	g.ledger.leave(s.waiter, now)
 	g.dirtied(now)
