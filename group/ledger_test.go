@@ -300,18 +300,6 @@ func TestGapMakesRoom(t *testing.T) {
 	expectOffsets(t, "what is left", s.got.Deliveries, 8, 9)
 }
 
-// A topic made anew begins below what was done. No receipt of the old one may touch it.
-func TestTopicMadeAnew(t *testing.T) {
-	l := book(1)
-	s := l.enter(explicit(100))
-	got := l.next(s, 5, t0)
-	l.gap(store.Gap{From: 10, To: 0}, t0)
-	l.verbs(t, Ack, t0, errs.Fenced, got...)
-	l.add(messages(0, 0, 3), t0)
-	l.verbs(t, Ack, t0, errs.Fenced, got...)
-	expectOffsets(t, "the new topic", l.next(s, 5, t0), 0, 1, 2)
-}
-
 // Offsets have holes in Kafka: transactions and compaction leave them. They neither stall the commit nor are they gaps.
 func TestHoles(t *testing.T) {
 	l := newLedger()
