@@ -77,7 +77,7 @@ func (c Change) Check(present []byte) error {
 type Update struct {
 	Objects map[ID][]byte    // new content; nil: the object is gone. The first Update of a source has them all.
 	Whole   bool             // these are all there are: what is not in Objects is gone
-	Faults  map[string]error // by place (a file, a node): what can't be read at present; the last good content of it stays. Always the full list.
+	Faults  map[string]error // by place (a file, a node; see Source.Place): what can't be read at present; the last good content of it stays. Always the full list.
 	Through uint64           // see Source.Apply
 }
 
@@ -85,15 +85,21 @@ type Update struct {
 // Its methods may be called concurrently, but only one Next at a time.
 type Source interface {
 	// Next waits until there is something that it has not told yet, and tells it: at first everything. After an error
-	// (Unavailable: the source can't be reached) it may be called again and has lost nothing. When ctx ends it answers ctx.Err().
+	// (Unavailable: the source can't be reached) it may be called again and has lost nothing; when the source is back
+	// there is an Update, be it an empty one. When ctx ends it answers ctx.Err(), after Close an error.
 	// A change that somebody else made is told within a second of its being made, while the source can be reached.
+	// The bytes of an Update are shared: nobody writes to them.
 	Next(ctx context.Context) (Update, error)
 	// Apply makes the change, durably, unless somebody else changed the object first (see Change.Match). The Update that
 	// has it, or something newer, is the first with Through >= at. Kinds: those of Change.Check; Unavailable: not done, or,
 	// where it says so, perhaps done.
 	Apply(ctx context.Context, c Change) (at uint64, err error)
-	// Reload makes Next look at everything again, also where nothing has told of a change.
-	Reload()
+	// Reload makes Next look at everything again, also where nothing has told of a change. The Update that has what was
+	// there when Reload was called, or something newer, is the first with Through >= at.
+	Reload() (at uint64)
+	// Place is where the object is kept, as a slash-separated path. A fault of that place, or of one above it, concerns the
+	// object: it may still be there though no Update has it.
+	Place(id ID) string
 	// Close ends Next and frees everything.
 	Close() error
 }
