@@ -17,12 +17,21 @@ type Record interface {
 	Validate() error
 }
 
-// Duration is a time.Duration that is written as Go does ("168h") in JSON. Negative is written as "-1ns" and means no limit
-// where a limit is meant.
+// Duration is a time.Duration that is written as in Go ("168h", "1m30s") in JSON. A negative one means no limit where a
+// limit is meant; "-1ns" is one.
 type Duration time.Duration
 
-// MarshalText writes Go's form.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+// MarshalText writes Go's form without the parts that say nothing: 168h, not 168h0m0s.
+func (d Duration) MarshalText() ([]byte, error) {
+	s := time.Duration(d).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return []byte(s), nil
+}
 
 // UnmarshalText reads Go's form.
 func (d *Duration) UnmarshalText(b []byte) error {
@@ -100,16 +109,16 @@ type TopicRecord struct {
 	Ver            string    `json:"ver"`
 	Cluster        string    `json:"cluster"` // the app's when the topic was made
 	Partitions     int32     `json:"partitions"`
-	Replicas       int16     `json:"replicas"`
-	Retention      Duration  `json:"retention"`       // negative: no limit
+	Replicas       int16     `json:"replicas"`        // 0: the store's default
+	Retention      Duration  `json:"retention"`       // 0: the store's default; negative: no limit
 	RetentionBytes int64     `json:"retention_bytes"` // per partition; 0: the store's default; negative: no limit
-	Cleanup        string    `json:"cleanup"`
+	Cleanup        string    `json:"cleanup"`         // "": the store's default
 	MaxAttempts    int       `json:"max_attempts"`
 	Spool          bool      `json:"spool"`
 	StoreTopic     string    `json:"store_topic"` // the topic of the store that it is mapped onto; "": its own
 	Created        time.Time `json:"created"`
 
-	place string // Place, made once
+	place string // Place, made when the record was read; no longer right in a copy whose other fields were changed
 }
 
 // Topic is its name.
