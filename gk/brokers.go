@@ -104,7 +104,7 @@ func (r *clusterReport) show(o *output) error {
 	for _, w := range r.Warnings {
 		o.row("warning: " + w)
 	}
-	return o.flush()
+	return o.end()
 }
 
 // openKafka connects to Kafka, or says in unreachableError that it can't.

@@ -24,8 +24,9 @@ const maxAnswer = 80 << 20
 type client struct {
 	base    string // scheme://host:port, and a path in front where there is one; no slash at the end
 	http    *http.Client
-	header  http.Header   // of every request
-	timeout time.Duration // of a request whose answer is taken as a whole
+	header  http.Header       // of every request
+	timeout time.Duration     // of a request whose answer is taken as a whole
+	saw     func(http.Header) // nil, or told of every answer's header
 }
 
 // request is what is asked. Path is made by at.
@@ -92,6 +93,9 @@ func hasCode(err error, code string) bool {
 // newClient makes a client of an address: a URL, or host:port as the gateway's own options have it.
 func newClient(what, address string, transport *http.Transport, timeout time.Duration) (*client, error) {
 	base, err := baseURL(address)
+	if _, after, found := strings.Cut(address, "@"); found {
+		address = "...@" + after // what stands before it may be a password
+	}
 	if err != nil {
 		return nil, usagef("%s %q: %v", what, address, err)
 	}
@@ -188,6 +192,9 @@ func (c *client) open(ctx context.Context, r request) (*http.Response, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.failed(ctx, r, err)
+	}
+	if c.saw != nil {
+		c.saw(resp.Header)
 	}
 	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
 		return resp, nil

@@ -202,12 +202,20 @@ func (d *diagnosis) status(ctx context.Context) {
 		return
 	}
 	for _, w := range s.Warnings {
-		text, advice, _ := strings.Cut(w, ": ")
+		text, advice := advised(w)
 		d.find(levelWarn, "settings", advice, "%s", text)
 	}
 	if len(s.Warnings) == 0 {
 		d.ok("settings", "gateway %s knows of nothing that weakens the guarantees", s.ID)
 	}
+}
+
+// advised parts a warning from what it says to do: that stands last, behind a colon.
+func advised(warning string) (text, advice string) {
+	if i := strings.LastIndex(warning, ": "); i >= 0 {
+		return warning[:i], warning[i+2:]
+	}
+	return warning, ""
 }
 
 // clusters asks for the Kafka clusters as the gateway sees them.
@@ -254,7 +262,7 @@ func (d *diagnosis) kafka(ctx context.Context) {
 		return
 	}
 	for _, w := range warnings {
-		text, advice, _ := strings.Cut(w, ": ")
+		text, advice := advised(w)
 		d.find(levelWarn, "kafka", advice, "%s", text)
 	}
 	d.ok("kafka", "%d brokers answer", len(c.Brokers))

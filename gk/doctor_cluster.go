@@ -80,9 +80,10 @@ func (d *diagnosis) addresses(list []instance) {
 		if len(hosts) < 2 {
 			continue
 		}
-		for role, address := range map[string]string{"pub": g.Pub, "peer": g.Peer} {
-			if host, _, err := net.SplitHostPort(address); err == nil && isLoopback(host) {
-				d.find(levelWarn, "addresses", "set --"+role+" to an address of its network, or --advertise", "%s tells other machines to find its %s at %s", g.ID, role, address)
+		for _, role := range []struct{ name, address string }{{"pub", g.Pub}, {"peer", g.Peer}} {
+			if host, _, err := net.SplitHostPort(role.address); err == nil && isLoopback(host) {
+				d.find(levelWarn, "addresses", "let --"+role.name+" listen on an address of its network",
+					"%s tells other machines to find its %s at %s", g.ID, role.name, role.address)
 			}
 		}
 	}

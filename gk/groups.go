@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"time"
 )
 
@@ -60,6 +61,19 @@ func (g *groupInfo) clients() int {
 type groupArg struct {
 	Topic topicArg `arg:"" help:"The topic, as app/topic/version."`
 	Group string   `arg:"" help:"The group: <app>.<group>, or the bare name where the app is the topic's own."`
+	native
+}
+
+// native marks a group that is not kateway's.
+type native struct {
+	Native bool `help:"The group belongs to clients that use Kafka itself; its name is the one that it has there."`
+}
+
+func (n native) query() url.Values {
+	if n.Native {
+		return query("native", "1")
+	}
+	return nil
 }
 
 func (a groupArg) path() string { return at(groupsPath, append(a.Topic.path(), a.Group)...) }
@@ -77,7 +91,7 @@ func (c *groupsLs) Run(ctx context.Context, t *tool) error {
 type groupsGet struct{ groupArg }
 
 func (c *groupsGet) Run(ctx context.Context, t *tool) error {
-	g, a, err := t.group(ctx, c.path())
+	g, a, err := t.group(ctx, c.groupArg)
 	if err != nil {
 		return err
 	}
@@ -103,8 +117,8 @@ func (c *groupsGet) Run(ctx context.Context, t *tool) error {
 }
 
 // group asks for one group.
-func (t *tool) group(ctx context.Context, path string) (*groupInfo, *answer, error) {
-	a, err := t.man.get(ctx, path, nil)
+func (t *tool) group(ctx context.Context, which groupArg) (*groupInfo, *answer, error) {
+	a, err := t.man.get(ctx, which.path(), which.query())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -138,19 +152,19 @@ func (c *groupsSeek) Run(ctx context.Context, t *tool) error {
 }
 
 func (t *tool) seek(ctx context.Context, g groupArg, to body) error {
-	return t.call(ctx, request{method: http.MethodPut, path: g.path() + "/offsets", body: to}, "group "+g.Group+" is moved")
+	return t.call(ctx, request{method: http.MethodPut, path: g.path() + "/offsets", query: g.query(), body: to}, "group "+g.Group+" is moved")
 }
 
 type groupsRm struct{ groupArg }
 
 func (c *groupsRm) Run(ctx context.Context, t *tool) error {
-	return t.call(ctx, removal(c.path(), match{}), "group "+c.Group+" is forgotten")
+	return t.call(ctx, request{method: http.MethodDelete, path: c.path(), query: c.query()}, "group "+c.Group+" is forgotten")
 }
 
 type offsetsShow struct{ groupArg }
 
 func (c *offsetsShow) Run(ctx context.Context, t *tool) error {
-	return (&lag{Topic: c.Topic, Group: c.Group}).Run(ctx, t)
+	return (&lag{Topic: c.Topic, Group: c.Group, native: c.native}).Run(ctx, t)
 }
 
 type offsetsSet struct {
@@ -173,6 +187,7 @@ type lag struct {
 	Topic topicArg `arg:"" help:"The topic, as app/topic/version."`
 	Group string   `arg:"" optional:"" help:"Only this group, by partition."`
 	Over  *int64   `placeholder:"N" help:"Exit with 1 when a group is more than N messages behind."`
+	native
 }
 
 func (c *lag) Run(ctx context.Context, t *tool) error {
@@ -191,7 +206,7 @@ func (c *lag) Run(ctx context.Context, t *tool) error {
 
 // one shows the partitions of one group.
 func (c *lag) one(ctx context.Context, t *tool) (int64, error) {
-	g, a, err := t.group(ctx, groupArg{c.Topic, c.Group}.path())
+	g, a, err := t.group(ctx, groupArg{c.Topic, c.Group, c.native})
 	switch {
 	case err != nil:
 		return 0, err
@@ -213,7 +228,7 @@ func (c *lag) all(ctx context.Context, t *tool) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		g, a, err := t.group(ctx, groupArg{c.Topic, listed.Group}.path())
+		g, a, err := t.group(ctx, groupArg{c.Topic, listed.Group, native{listed.Native}})
 		if hasCode(err, "not_found") {
 			continue // forgotten since it was listed
 		}

@@ -1,14 +1,15 @@
 package gk
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"maps"
+	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -29,41 +30,47 @@ func (c *peek) Run(ctx context.Context, t *tool) error {
 	if c.Offset != nil {
 		q.Set("offset", fmt.Sprint(*c.Offset))
 	}
-	a, err := t.man.get(ctx, at("/v1/peek", c.Topic.path()...), q)
-	if err != nil {
-		return err
-	}
-	raw, err := a.messages()
-	if err != nil {
-		return err
-	}
-	each := func(yield func(json.RawMessage, error) bool) {
-		for _, m := range raw {
-			if !yield(m, nil) {
-				return
-			}
-		}
-	}
-	return list(t, each, messageColumns, nil, message.cells)
+	return list(t, t.messages(ctx, c.Topic, q), messageColumns, nil, message.cells)
 }
 
 func (m message) cells() []any {
 	return []any{m.Partition, m.Offset, m.Timestamp, m.key(), m.value()}
 }
 
-// messages are those of an answer: a list, or an object per line.
-func (a *answer) messages() ([]json.RawMessage, error) {
-	if !strings.HasPrefix(a.header.Get("Content-Type"), "application/x-ndjson") {
-		var p page
-		return p.Items, a.into(&p)
-	}
-	var out []json.RawMessage
-	for line := range bytes.Lines(a.body) {
-		if line = bytes.TrimSpace(line); len(line) > 0 {
-			out = append(out, line)
+// messages yields those that peek answers, as they come: a message may be as large as the gateway lets it, and there may be
+// a thousand. An error ends it.
+func (t *tool) messages(ctx context.Context, topic topicArg, q url.Values) iter.Seq2[json.RawMessage, error] {
+	return func(yield func(json.RawMessage, error) bool) {
+		ctx, cancel := context.WithTimeout(ctx, t.global.Timeout)
+		defer cancel()
+		r := request{method: http.MethodGet, path: at("/v1/peek", topic.path()...), query: q}
+		resp, err := t.man.open(ctx, r)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		defer resp.Body.Close()
+		d := json.NewDecoder(resp.Body)
+		for _, want := range []json.Token{json.Delim('{'), "items", json.Delim('[')} {
+			if got, err := d.Token(); err != nil || got != want {
+				yield(nil, fmt.Errorf("%s: the answer is no list of messages", t.man.name(r)))
+				return
+			}
+		}
+		for d.More() {
+			var m json.RawMessage
+			if err := d.Decode(&m); err != nil {
+				yield(nil, t.man.failed(ctx, r, fmt.Errorf("reading the answer: %w", err)))
+				return
+			}
+			if !yield(m, nil) {
+				return
+			}
+		}
+		if _, err := d.Token(); err != nil { // the list's end: without it the answer was cut off
+			yield(nil, t.man.failed(ctx, r, fmt.Errorf("reading the answer: %w", err)))
 		}
 	}
-	return out, nil
 }
 
 type tail struct {
@@ -157,28 +164,25 @@ func (f *follower) fetch(ctx context.Context, t *tool, partition int32, end int6
 		n = min(n, f.left)
 	}
 	q := query("partition", fmt.Sprint(partition), "offset", fmt.Sprint(f.next[partition]), "n", fmt.Sprint(n))
-	a, err := t.man.get(ctx, at("/v1/peek", f.topic.path()...), q)
-	if err != nil {
-		return err
-	}
-	raw, err := a.messages()
-	if err != nil {
-		return err
-	}
-	for _, r := range raw {
+	count := int64(0)
+	for r, err := range t.messages(ctx, f.topic, q) {
+		if err != nil {
+			return err
+		}
+		count++
 		var m message
 		if err := json.Unmarshal(r, &m); err != nil {
 			return fmt.Errorf("a message that this version of gk does not know: %w", err)
 		}
 		f.next[partition] = max(f.next[partition], m.Offset+1)
-		if f.left--; f.left < 0 {
-			f.left = -1
+		if f.left > 0 {
+			f.left--
 		}
 		if err := t.out.line(r, m.cells()); err != nil {
 			return err
 		}
 	}
-	if int64(len(raw)) < n { // that was all: what is left below the end are offsets without a message
+	if count < n { // that was all: what is left below the end are offsets without a message
 		f.next[partition] = max(f.next[partition], end)
 	}
 	return t.out.flush()
@@ -187,7 +191,7 @@ func (f *follower) fetch(ctx context.Context, t *tool, partition int32, end int6
 // ranges are the offsets that the partitions of a topic have. The management API tells them with the lag of a group; that
 // of one which nobody uses is as good as any.
 func (t *tool) ranges(ctx context.Context, topic topicArg) ([]groupPartition, error) {
-	g, _, err := t.group(ctx, groupArg{topic, "gk-tail"}.path())
+	g, _, err := t.group(ctx, groupArg{Topic: topic, Group: "gk-tail"})
 	if err != nil {
 		return nil, err
 	}

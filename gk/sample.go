@@ -171,7 +171,7 @@ func (f *frame) show(o *output) error {
 	for _, u := range f.Clients {
 		o.row(u.Kind, u.App, u.Topic, u.Group, u.Remote, u.Gateway, u.Messages, u.Bytes/1e3, u.Total)
 	}
-	return o.flush()
+	return o.end()
 }
 
 // lineOf is the frame as one line of JSON.

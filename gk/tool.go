@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/alecthomas/kong"
 )
@@ -27,6 +28,7 @@ type tool struct {
 	err       io.Writer
 	version   string
 	model     *kong.Application
+	stale     atomic.Bool // told that the gateway's knowledge is old
 	transport *http.Transport
 	man       *client
 }
@@ -46,6 +48,7 @@ func newTool(g *global, environ environment, io streams, version string) (*tool,
 	if t.man, err = newClient("--man", g.Man, tr, g.Timeout); err != nil {
 		return nil, err
 	}
+	t.man.saw = t.noteStale
 	key, err := secret("--admin-key-file", g.AdminKeyFile, environ.get("KATEWAY_ADMIN_KEY"))
 	if err != nil {
 		return nil, err
@@ -54,6 +57,13 @@ func newTool(g *global, environ environment, io streams, version string) (*tool,
 		t.man.header.Set("Authorization", "Bearer "+key)
 	}
 	return t, nil
+}
+
+// noteStale tells, once, that the gateway can't reach where apps, topics and grants are kept, and speaks of the last that it knows.
+func (t *tool) noteStale(h http.Header) {
+	if h.Get("X-Stale") != "" && !t.stale.Swap(true) {
+		fmt.Fprintln(t.err, "gk: the gateway speaks of the last that it knows: where apps, topics and grants are kept can't be reached (gk doctor)")
+	}
 }
 
 func (t *tool) close() { t.transport.CloseIdleConnections() }
