@@ -100,7 +100,7 @@ func TestStrangersAreRefused(t *testing.T) {
 			c := dial(t, ln)
 			say(c)
 			// It is hung up on, with no more said than the greeting and the nonce.
-			heard, err := io.ReadAll(c)
+			heard, err := io.ReadAll(io.LimitReader(c, int64(len(greeting)+nonceSize+1)))
 			if err != nil && !errors.Is(err, syscall.ECONNRESET) || len(heard) > len(greeting)+nonceSize {
 				t.Errorf("heard %d bytes, %v", len(heard), err)
 			}
@@ -145,6 +145,23 @@ func TestAcceptedConnection(t *testing.T) {
 	if _, err := ln.SyscallConn(); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestHandshakesLimitEndsWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := newPipes(1)
+		ln := Secure(in, always(secrets("a")), slog.New(slog.DiscardHandler))
+		c := in.dial()
+		go func() {
+			_ = greet(c, secrets("a"))
+			time.Sleep(2 * handshakeTime) //nolint:forbidigo // fake time
+			_, _ = io.WriteString(c, "x")
+		}()
+		if _, err := accept(t, ln).Read(make([]byte, 1)); err != nil {
+			t.Error(err)
+		}
+		_ = ln.Close()
+	})
 }
 
 // pipes is a listener in memory, for tests in a bubble of fake time.

@@ -137,7 +137,7 @@ func release(m Member) {
 
 // reach makes the client of a gateway. It dials when it is first asked something.
 func (p *Pool) reach(i registry.Instance) *remote {
-	r := &remote{id: i.ID, addr: i.Peer, base: url.URL{Scheme: "http", Host: i.Peer}}
+	r := &remote{id: i.ID, addr: i.Peer, base: url.URL{Scheme: "http", Host: i.Peer}, largest: maxAnswer}
 	protocols := new(http.Protocols)
 	if p.cfg.TLS == nil {
 		protocols.SetUnencryptedHTTP2(true)

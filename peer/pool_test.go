@@ -210,6 +210,8 @@ func TestBadAnswers(t *testing.T) {
 	p, lists := pool(t, PoolConfig{})
 	tell(lists, at("gw2", addr))
 	m := only(t, p)
+	const limit = 1000
+	m.Node.(*remote).largest = limit
 	for name, c := range map[string]struct {
 		answer http.HandlerFunc
 		text   string
@@ -226,15 +228,7 @@ func TestBadAnswers(t *testing.T) {
 			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusTemporaryRedirect)
 		}, "307"},
 		"too large": {func(w http.ResponseWriter, _ *http.Request) {
-			blank := make([]byte, 1<<20)
-			for i := range blank {
-				blank[i] = ' '
-			}
-			for range maxAnswer/len(blank) + 1 {
-				if _, err := w.Write(blank); err != nil {
-					return
-				}
-			}
+			_, _ = io.WriteString(w, `{"items":[`+strings.Repeat(" ", limit)+`]}`)
 		}, "larger than"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -312,6 +306,31 @@ func TestSilentGateways(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The limits on the handshake end with it: a connection is good for as long as it is used now and then.
+func TestConnectionsStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := &counted{Listener: newPipes(1)}
+		dial := in.Listener.(*pipes).dial
+		serve(t, Secure(in, always(secrets("a")), slog.New(slog.DiscardHandler)), handler(Routes(&fakeNode{})), nil)
+		p, lists := pool(t, PoolConfig{Dial: func(context.Context, string, string) (net.Conn, error) { return dial(), nil }})
+		tell(lists, at("gw2", "gw2:1"))
+		ask := func(rest time.Duration, connections int32) {
+			t.Helper()
+			time.Sleep(rest) //nolint:forbidigo // fake time
+			if err := only(t, p).Refresh(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if n := in.n.Load(); n != connections {
+				t.Errorf("after a rest of %v: %d connections", rest, n)
+			}
+		}
+		ask(0, 1)
+		ask(idleTime/2, 1)
+		ask(idleTime/2, 1)
+		ask(2*idleTime, 2)
+	})
 }
 
 func TestConnectionsOutliveTheSecret(t *testing.T) {

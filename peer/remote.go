@@ -27,6 +27,7 @@ type remote struct {
 	id, addr string
 	base     url.URL
 	http     *http.Transport
+	largest  int64 // of an answer, in bytes
 }
 
 var _ Node = (*remote)(nil)
@@ -102,10 +103,10 @@ func (r *remote) do(ctx context.Context, method, path string, q url.Values, answ
 	case answer == nil:
 		return nil
 	}
-	body := &io.LimitedReader{R: resp.Body, N: maxAnswer}
+	body := &io.LimitedReader{R: resp.Body, N: r.largest}
 	if err := json.NewDecoder(body).Decode(answer); err != nil {
 		if body.N == 0 {
-			err = fmt.Errorf("its answer is larger than %d bytes", maxAnswer)
+			err = fmt.Errorf("its answer is larger than %d bytes", r.largest)
 		}
 		return r.unavailable(err)
 	}
