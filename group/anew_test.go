@@ -174,3 +174,16 @@ func TestTheMarkOfABeginGoesByItself(t *testing.T) {
 		t.Errorf("behind it: %+v", p)
 	}
 }
+
+// Acks of an earlier hold are repeated by clients that did not see the answer: what they speak of is done.
+func TestReceiptsOfAnEarlierHold(t *testing.T) {
+	l := newLedger()
+	l.gain(store.Position{Next: 5}, 9, t0)
+	earlier := func(offset int64) Delivery { return Delivery{Ref: Ref{0, offset, 1, 1}} }
+	l.verbs(t, Ack, t0, nil, earlier(4), earlier(6))
+	l.add(messages(0, 5, 8), t0)
+	l.verbs(t, Ack, t0, nil, earlier(4), earlier(6))
+	got := l.next(l.enter(explicit(100)), 10, t0)
+	expectOffsets(t, "what is left", got, 5, 7)
+	l.verbs(t, Ack, t0, errs.Fenced, earlier(7))
+}

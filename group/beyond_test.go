@@ -14,6 +14,9 @@ import (
 // genBeyond draws what a window may know: done ranges and held messages above next, disjoint.
 func genBeyond(t *rapid.T, next int64) beyond {
 	b := beyond{hold: rapid.Uint32().Draw(t, "hold")}
+	if rapid.Bool().Draw(t, "anew") {
+		b.anew = next + rapid.Int64Range(1, maxDistance).Draw(t, "until")
+	}
 	at := next
 	for range rapid.IntRange(0, 40).Draw(t, "ranges") {
 		from := at + rapid.Int64Range(1, 300).Draw(t, "gap")
@@ -41,7 +44,7 @@ func TestBeyondComesBackWhole(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(want.done)+len(want.held) == 0 {
+		if len(want.done)+len(want.held) == 0 && want.anew == 0 {
 			want.hold = 0 // nothing to say is ""
 		}
 		if !reflect.DeepEqual(got, want) {
@@ -52,7 +55,7 @@ func TestBeyondComesBackWhole(t *testing.T) {
 
 // A window's done part fits whatever was acked, and what does not fit of the rest is cut from the end.
 func TestBeyondFitsAlways(t *testing.T) {
-	var b beyond
+	b := beyond{anew: maxDistance}
 	for o := int64(1); o < maxSpan; o += 2 { // the worst: every second one
 		b.done = append(b.done, span{o, o + 1})
 		b.held = append(b.held, carried{offset: o - 1, attempt: 3, state: stateLeased, remaining: time.Hour})
@@ -62,7 +65,7 @@ func TestBeyondFitsAlways(t *testing.T) {
 		t.Fatalf("%d bytes, more than a commit takes", len(s))
 	}
 	got, err := decodeBeyond(s, 0)
-	if err != nil || !reflect.DeepEqual(got.done, b.done) {
+	if err != nil || got.anew != b.anew || !reflect.DeepEqual(got.done, b.done) {
 		t.Fatalf("the done part is not whole (%v): %d of %d ranges", err, len(got.done), len(b.done))
 	}
 	if n := len(got.held); n == 0 || n == len(b.held) || !reflect.DeepEqual(got.held, b.held[:n]) {
@@ -94,6 +97,7 @@ func TestBeyondOfOthersIsRefused(t *testing.T) {
 
 func FuzzBeyond(f *testing.F) {
 	f.Add((&beyond{hold: 1, done: []span{{7, 9}}, held: []carried{{5, 1, stateLeased, time.Second}}}).encode(5), int64(5))
+	f.Add((&beyond{hold: 1, anew: 500, held: []carried{{5, 1, stateDue, 0}}}).encode(5), int64(5))
 	f.Add("", int64(0))
 	f.Fuzz(func(t *testing.T, s string, next int64) {
 		next = min(max(next, 0), 1<<50)
