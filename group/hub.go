@@ -21,7 +21,7 @@ import (
 // Config is what a hub is made of.
 type Config struct {
 	Store   store.Subscriber
-	Secret  []byte // at least 16 bytes, the same over restarts and on all gateways: receipts are made with it
+	Secret  func() []byte // at least 16 bytes, the same over restarts and on all gateways: receipts are made with it
 	Limits  Limits
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
@@ -340,7 +340,7 @@ func (g *group) wait(ctx context.Context, partitions iter.Seq[int32]) bool {
 }
 
 // Receipts is Opener's.
-func (h *Hub) Receipts(key Key) *Receipts { return NewReceipts(h.cfg.Secret, key) }
+func (h *Hub) Receipts(key Key) *Receipts { return NewReceipts(h.cfg.Secret(), key) }
 
 // Drain ends the sessions with errs.Draining, spread evenly over the time given, and refuses new ones. It does not wait.
 // Verbs are taken until Close. Sessions of a suspended group end at once.

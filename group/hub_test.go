@@ -42,7 +42,7 @@ func inWorld(t *testing.T, partitions int32, do func(t *testing.T, w world)) {
 }
 
 func (w world) hub(limits Limits) *Hub {
-	return NewHub(Config{Store: w.store, Secret: []byte("0123456789abcdef"), Limits: limits,
+	return NewHub(Config{Store: w.store, Secret: func() []byte { return []byte("0123456789abcdef") }, Limits: limits,
 		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
 }
 

@@ -58,6 +58,13 @@ func (o *Open) Forget(t Topic) {
 	o.mu.Unlock()
 }
 
+// Reset drops what is known of all topics.
+func (o *Open) Reset() {
+	o.mu.Lock()
+	clear(o.known)
+	o.mu.Unlock()
+}
+
 func (o *Open) find(ctx context.Context, t Topic) error {
 	o.mu.RLock()
 	_, ok := o.known[t]

@@ -42,6 +42,13 @@ func (t *Topics) Use(ctx context.Context, topic Topic) (place string, err error)
 	return t.open.Use(ctx, topic)
 }
 
+// Reset drops what open mode knows of all topics: somebody may have deleted some.
+func (t *Topics) Reset() {
+	if t.open != nil {
+		t.open.Reset()
+	}
+}
+
 // Forget drops what open mode knows of the topic: it turned out to be gone.
 func (t *Topics) Forget(topic Topic) {
 	if t.open != nil {

@@ -74,7 +74,7 @@ func newWorld(tb testing.TB, partitions int32) *world {
 func (w *world) start() {
 	log := slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
 	w.metrics = prometheus.NewRegistry()
-	w.hub = group.NewHub(group.Config{Store: w.store, Secret: []byte("0123456789abcdef"), Log: log, Metrics: w.metrics})
+	w.hub = group.NewHub(group.Config{Store: w.store, Secret: func() []byte { return []byte("0123456789abcdef") }, Log: log, Metrics: w.metrics})
 	w.sub = New(Config{Groups: w.hub, Topics: meta.NewOpen(w.store, store.Topic{Partitions: 1}), Log: log, Metrics: w.metrics})
 	w.mux = muxOf(w.sub, log)
 }
