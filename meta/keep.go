@@ -2,18 +2,18 @@ package meta
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/kateway/kateway/meta/internal/atomicfile"
 )
 
 // keepFormat is the form of the kept file. A file of a newer one is not read.
@@ -61,36 +61,9 @@ func (d *Directory) fresh() (*Snapshot, bool) {
 	return d.Snapshot(), d.state.Loaded && !d.fromKeep
 }
 
-// writeKeep replaces the file by the snapshot: after a crash it is the old or the new one. It holds hashes of keys and the
-// gateways' secrets, so nobody else may read it.
-func writeKeep(file string, s *Snapshot) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*") // with mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	err = encodeKeep(f, s)
-	err = cmp.Or(err, f.Sync())
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), file); err != nil {
-		return err
-	}
-	return SyncDir(filepath.Dir(file))
-}
-
-// SyncDir makes a rename in the directory survive a power loss.
-func SyncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+// writeKeep replaces the file by the snapshot. It holds hashes of keys and the gateways' secrets, so nobody else may read it.
+func writeKeep(file string, s *Snapshot) error {
+	return atomicfile.Write(file, func(w io.Writer) error { return encodeKeep(w, s) })
 }
 
 func encodeKeep(w io.Writer, s *Snapshot) error {

@@ -5,6 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"regexp"
+	"slices"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/kateway/kateway/internal/errs"
 )
@@ -37,6 +41,17 @@ type ID struct {
 
 func (id ID) String() string { return string(id.Kind) + "/" + id.Name }
 
+// nameRule is what all names of objects have in common: each is a name of a file and of a node as it is.
+var nameRule = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}$`)
+
+// Check refuses what no object can be called. Kind InvalidName.
+func (id ID) Check() error {
+	if !slices.Contains(Kinds(), id.Kind) {
+		return fmt.Errorf("there is no kind of object %.40q: %w", id.Kind, errs.InvalidName)
+	}
+	return check("object", id.Name, nameRule)
+}
+
 // MaxObject is the largest object in bytes.
 const MaxObject = 64 << 10
 
@@ -53,14 +68,19 @@ func ETag(data []byte) string {
 type Change struct {
 	ID
 	Match string // the ETag that the present content must have; Absent: there must be none; "": whatever there is
-	Data  []byte // the new content, one JSON object, at most MaxObject bytes; nil deletes
+	Data  []byte // the new content, one JSON object without white space, at most MaxObject bytes; nil deletes
 }
 
-// Check looks at what every source would have to: the size, and whether the present content (nil: none) is the one that
-// the change was made for. Kinds: TooLarge; PreconditionFailed; Conflict where there is an object already; NotFound where
-// there is none to delete.
+// Check looks at what every source would have to: form and size, and whether the present content (nil: none) is the one that
+// the change was made for. Kinds: InvalidName; InvalidBody; TooLarge; PreconditionFailed; Conflict where there is an object already;
+// NotFound where there is none to delete.
 func (c Change) Check(present []byte) error {
+	if err := c.ID.Check(); err != nil {
+		return err
+	}
 	switch {
+	case c.Data != nil && !isObject(c.Data):
+		return fmt.Errorf("%s is no JSON object: %w", c.ID, errs.InvalidBody)
 	case len(c.Data) > MaxObject:
 		return fmt.Errorf("%s has %d bytes, %d at most: %w", c.ID, len(c.Data), MaxObject, errs.TooLarge)
 	case c.Match == Absent && present != nil:
@@ -71,6 +91,23 @@ func (c Change) Check(present []byte) error {
 		return fmt.Errorf("%s has changed meanwhile: %w", c.ID, errs.PreconditionFailed)
 	}
 	return nil
+}
+
+// Compact is a JSON object as sources tell it and ETag sees it: a copy without the white space. InvalidBody where it is no JSON object, in UTF-8 and without a name given twice.
+func Compact(data []byte) ([]byte, error) {
+	if !isObject(data) {
+		return nil, fmt.Errorf("this is no JSON object: %w", errs.InvalidBody)
+	}
+	v := jsontext.Value(slices.Clone(data))
+	if err := v.Compact(); err != nil {
+		return nil, fmt.Errorf("%w: %w", errs.InvalidBody, err)
+	}
+	return v, nil
+}
+
+func isObject(data []byte) bool {
+	v := jsontext.Value(data)
+	return v.Kind() == '{' && v.IsValid()
 }
 
 // Update is what a source has to tell.
