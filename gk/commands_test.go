@@ -224,8 +224,10 @@ func TestTables(t *testing.T) {
 	f.answer("GET /v1/clients", 200, items(
 		`{"gateway":"gw1","kind":"sse","app":"bill","owner":"shop","topic":"orders","ver":"v1","group":"g","remote":"10.0.0.7:51234","since":"2026-11-23T10:00:00Z","messages":5,"bytes":500}`,
 		`{"gateway":"gw1","kind":"pub","app":"mail","topic":"out","ver":"v1","remote":"10.0.0.8:51234","since":"2026-11-23T10:00:00Z","messages":1,"bytes":5}`))
-	f.answer("GET /v1/clusters", 200, items(`{"cluster":"default","brokers":[{"id":1,"host":"k1","port":9092},{"id":2,"host":"k2","port":9092}]}`, `{"cluster":"east","brokers":["e1:9092"],"error":"no answer"}`))
-	f.answer("GET /v1/options", 200, items(`{"name":"log_level","value":"info","persists":true}`, `{"name":"n","value":{"a":1}}`))
+	f.answer("GET /v1/clusters", 200, items(
+		`{"cluster":"default","apps":2,"topics":7,"live":{"brokers":[{"id":1,"host":"k1","port":9092},{"id":2,"host":"k2","port":9092}],"leaderless":0,"under_replicated":1}}`,
+		`{"cluster":"east","brokers":["e1:9092"],"fault":"no answer"}`))
+	f.answer("GET /v1/options", 200, items(`{"name":"log_level","value":"info","default":"info","persists":true,"description":"How much is logged."}`, `{"name":"n","value":{"a":1}}`))
 	f.answer("GET /v1/adminkeys", 200, items(`{"id":"a1","role":"viewer","name":"grafana","created":"2026-11-23T10:00:00Z"}`))
 	for args, want := range map[string]string{
 		"apps ls":                      "APP   CLASS     CLUSTER  DISABLED  CREATED               DESCRIPTION\nshop  standard  default  false     2026-11-23T10:00:00Z  a \\x1b[31mred\\x1b[0m shop\n",
@@ -239,8 +241,8 @@ func TestTables(t *testing.T) {
 		"gateways":                     "ID   VERSION  HOST  PUB     SUB     MAN     PEER  STARTED               PUBLISHES/S  STREAMS\ngw1  v1       a     a:9191  a:9191  a:9193  -     2026-11-23T10:00:00Z  12.3         3\n",
 		"clients --app shop":           "GATEWAY  KIND  APP   TOPIC           GROUP  REMOTE          SINCE                 MESSAGES  BYTES\ngw1      sse   bill  shop/orders/v1  g      10.0.0.7:51234  2026-11-23T10:00:00Z  5         500\n",
 		"clients --app mail":           "GATEWAY  KIND  APP   TOPIC        GROUP  REMOTE          SINCE                 MESSAGES  BYTES\ngw1      pub   mail  mail/out/v1  -      10.0.0.8:51234  2026-11-23T10:00:00Z  1         5\n",
-		"clusters ls":                  "CLUSTER  BROKERS          ZOOKEEPER  ERROR\ndefault  k1:9092,k2:9092  -          -\neast     e1:9092          -          no answer\n",
-		"options ls":                   "OPTION     VALUE    PERSISTS  HELP\nlog_level  info     true      -\nn          {\"a\":1}  false     -\n",
+		"clusters ls":                  "CLUSTER  APPS  TOPICS  BROKERS          ZOOKEEPER  LEADERLESS  UNDER-REPLICATED  FAULT\ndefault  2     7       k1:9092,k2:9092  -          0           1                 -\neast     0     0       e1:9092          -          -           -                 no answer\n",
+		"options ls":                   "OPTION     VALUE    DEFAULT  PERSISTS  DESCRIPTION\nlog_level  info     info     true      How much is logged.\nn          {\"a\":1}  -        false     -\n",
 		"adminkeys ls":                 "ID  ROLE    NAME     CREATED               EXPIRES\na1  viewer  grafana  2026-11-23T10:00:00Z  -\n",
 		"adminkeys ls --output=json":   "[\n{\"id\":\"a1\",\"role\":\"viewer\",\"name\":\"grafana\",\"created\":\"2026-11-23T10:00:00Z\"}\n]\n",
 	} {

@@ -224,11 +224,24 @@ func (d *diagnosis) clusters(ctx context.Context) {
 		switch {
 		case err != nil:
 			d.failed("clusters", err)
-		case c.Error != "":
-			d.find(levelFail, "clusters", "are its brokers up, and are their addresses right? gk clusters set changes them", "cluster %s: %s", c.Name, c.Error)
-		default:
-			d.ok("clusters", "cluster %s: %d brokers", c.Name, len(c.Brokers))
+		case c.Fault != "":
+			d.find(levelFail, "clusters", "are its brokers up, and are their addresses right? gk clusters set changes them", "cluster %s: %s", c.Name, c.Fault)
+		case c.Live != nil:
+			d.replication("clusters", "cluster "+c.Name+": ", len(c.Live.Brokers), c.Live.Leaderless, c.Live.UnderReplicated)
 		}
+	}
+}
+
+// replication is what a cluster's partitions lack.
+func (d *diagnosis) replication(check, where string, brokers, leaderless, underReplicated int) {
+	if leaderless > 0 {
+		d.find(levelFail, check, "start the brokers that hold them", "%s%d partitions have no leader", where, leaderless)
+	}
+	if underReplicated > 0 {
+		d.find(levelWarn, check, "start the brokers that are missing, or wait until they have caught up", "%s%d partitions lack a replica in sync", where, underReplicated)
+	}
+	if leaderless+underReplicated == 0 {
+		d.ok(check, "%s%d brokers, and all partitions have their replicas", where, brokers)
 	}
 }
 
@@ -250,12 +263,7 @@ func (d *diagnosis) kafka(ctx context.Context) {
 		d.failed("kafka", err)
 		return
 	}
-	if c.Leaderless > 0 {
-		d.find(levelFail, "kafka", "start the brokers that hold them", "%d partitions have no leader", c.Leaderless)
-	}
-	if c.UnderReplicated > 0 {
-		d.find(levelWarn, "kafka", "start the brokers that are missing, or wait until they have caught up", "%d partitions lack a replica in sync", c.UnderReplicated)
-	}
+	d.replication("kafka", "", len(c.Brokers), c.Leaderless, c.UnderReplicated)
 	warnings, err := s.Warnings(ctx)
 	if err != nil {
 		d.failed("kafka", err)
@@ -265,5 +273,4 @@ func (d *diagnosis) kafka(ctx context.Context) {
 		text, advice := advised(w)
 		d.find(levelWarn, "kafka", advice, "%s", text)
 	}
-	d.ok("kafka", "%d brokers answer", len(c.Brokers))
 }

@@ -2,8 +2,8 @@ package gk
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
+	"strconv"
 )
 
 type gateways struct{}
@@ -60,37 +60,42 @@ func (*status) Run(ctx context.Context, t *tool) error {
 
 const clustersPath = "/v1/clusters"
 
-// clusterInfo is what gk shows of an element of GET /v1/clusters.
+// clusterInfo is what gk looks at in an element of GET /v1/clusters.
 type clusterInfo struct {
-	Name      string            `json:"cluster"`
-	Brokers   []json.RawMessage `json:"brokers"` // addresses, or objects that describe them
-	ZooKeeper string            `json:"zookeeper"`
-	Error     string            `json:"error"`
+	Name      string       `json:"cluster"`
+	Brokers   []string     `json:"brokers"` // as registered
+	ZooKeeper string       `json:"zookeeper"`
+	Apps      int          `json:"apps"`
+	Topics    int          `json:"topics"`
+	Live      *clusterLive `json:"live"`  // nil where it is not a cluster of servers, or does not answer
+	Fault     string       `json:"fault"` // why it does not
 }
 
-// addresses are the brokers, whichever way they are told of.
-func (c *clusterInfo) addresses() []string {
-	out := make([]string, 0, len(c.Brokers))
-	for _, raw := range c.Brokers {
-		var b struct {
-			Host string `json:"host"`
-			Port int32  `json:"port"`
+// clusterLive is what a cluster says of itself.
+type clusterLive struct {
+	Brokers         []brokerReport `json:"brokers"`
+	Leaderless      int            `json:"leaderless"`
+	UnderReplicated int            `json:"under_replicated"`
+}
+
+// cells are its row: the brokers that live, or else where it is looked for.
+func (c clusterInfo) cells() []any {
+	brokers, leaderless, lacking := c.Brokers, "", ""
+	if c.Live != nil {
+		brokers = nil
+		for _, b := range c.Live.Brokers {
+			brokers = append(brokers, hostPort(b.Host, b.Port))
 		}
-		if json.Unmarshal(raw, &b) == nil && b.Host != "" {
-			out = append(out, hostPort(b.Host, b.Port))
-			continue
-		}
-		out = append(out, plain(raw))
+		leaderless, lacking = strconv.Itoa(c.Live.Leaderless), strconv.Itoa(c.Live.UnderReplicated)
 	}
-	return out
+	return []any{c.Name, c.Apps, c.Topics, brokers, c.ZooKeeper, leaderless, lacking, c.Fault}
 }
 
 type clustersLs struct{}
 
 func (*clustersLs) Run(ctx context.Context, t *tool) error {
-	return list(t, t.items(ctx, clustersPath, nil), "CLUSTER BROKERS ZOOKEEPER ERROR", nil, func(c clusterInfo) []any {
-		return []any{c.Name, c.addresses(), c.ZooKeeper, c.Error}
-	})
+	columns := "CLUSTER APPS TOPICS BROKERS ZOOKEEPER LEADERLESS UNDER-REPLICATED FAULT"
+	return list(t, t.items(ctx, clustersPath, nil), columns, nil, clusterInfo.cells)
 }
 
 type clusterArg struct {

@@ -10,17 +10,18 @@ const optionsPath = "/v1/options"
 
 // optionInfo is what gk shows of an element of GET /v1/options.
 type optionInfo struct {
-	Name     string          `json:"name"`
-	Value    json.RawMessage `json:"value"`
-	Persists bool            `json:"persists"`
-	Help     string          `json:"help"`
+	Name        string          `json:"name"`
+	Value       json.RawMessage `json:"value"`
+	Default     json.RawMessage `json:"default"`
+	Persists    bool            `json:"persists"` // over a restart
+	Description string          `json:"description"`
 }
 
 type optionsLs struct{}
 
 func (*optionsLs) Run(ctx context.Context, t *tool) error {
-	return list(t, t.items(ctx, optionsPath, nil), "OPTION VALUE PERSISTS HELP", nil, func(o optionInfo) []any {
-		return []any{o.Name, plain(o.Value), o.Persists, o.Help}
+	return list(t, t.items(ctx, optionsPath, nil), "OPTION VALUE DEFAULT PERSISTS DESCRIPTION", nil, func(o optionInfo) []any {
+		return []any{o.Name, plain(o.Value), plain(o.Default), o.Persists, o.Description}
 	})
 }
 

@@ -186,7 +186,7 @@ func plain(value json.RawMessage) string {
 		}
 		return strings.Join(part, ", ")
 	}
-	if string(value) == "null" || string(value) == "{}" {
+	if len(value) == 0 || string(value) == "null" || string(value) == "{}" {
 		return ""
 	}
 	return string(value)
