@@ -169,4 +169,3 @@ func Directory(t testing.TB, s meta.Source) *meta.Directory {
 	}
 	return d
 }
-
