@@ -256,12 +256,13 @@ type benchReader struct {
 	first   time.Time
 	last    time.Time
 	size    int
+	wait    time.Duration // how long a silence is taken for the end
 }
 
 // subscribe opens the stream. When it returns, the group has its position: nothing that is published after it is missed.
 func (r *benchRun) subscribe(ctx context.Context, from *client) (*benchReader, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	resp, err := from.open(ctx, request{
+	resp, err := from.open(ctx, request{ //nolint:bodyclose // the goroutine below closes it
 		method: http.MethodGet, path: at("/v1/stream", r.Topic.path()...), query: query("group", r.Group, "reset", "newest"),
 		header: http.Header{"Accept": {"application/x-ndjson"}},
 	})
@@ -269,7 +270,7 @@ func (r *benchRun) subscribe(ctx context.Context, from *client) (*benchReader, e
 		cancel()
 		return nil, err
 	}
-	b := &benchReader{stop: cancel, done: make(chan struct{}), heard: make(chan struct{}), size: r.Size}
+	b := &benchReader{stop: cancel, done: make(chan struct{}), heard: make(chan struct{}), size: r.Size, wait: benchDrain}
 	go func() {
 		defer close(b.done)
 		defer resp.Body.Close()
@@ -327,7 +328,7 @@ func (b *benchReader) finish(ctx context.Context, published int64) *load {
 		if got >= published {
 			break
 		}
-		quiet := time.NewTimer(benchDrain)
+		quiet := time.NewTimer(b.wait)
 		select {
 		case <-heard:
 			quiet.Stop()

@@ -196,7 +196,7 @@ func TestAdminKey(t *testing.T) {
 	} {
 		f := newFake(t)
 		f.handle("GET /v1/options/x", func(w http.ResponseWriter, _ *http.Request) { refuse(w, 403, "denied", "") })
-		o := invoke(t, t.Context(), append(c.env, "KATEWAY_MAN="+f.host()), "", append(c.args, "options", "get", "x")...)
+		o := invoke(t, append(c.env, "KATEWAY_MAN="+f.host()), "", append(c.args, "options", "get", "x")...)
 		if got := f.requests(); len(got) != 1 || got[0].header.Get("Authorization") != c.want {
 			t.Errorf("%s: %v", name, got)
 		}
@@ -204,7 +204,7 @@ func TestAdminKey(t *testing.T) {
 			t.Errorf("%s: %+v", name, o)
 		}
 	}
-	o := invoke(t, t.Context(), []string{"KATEWAY_ADMIN_KEY=two\nlines"}, "", "apps", "ls")
+	o := invoke(t, []string{"KATEWAY_ADMIN_KEY=two\nlines"}, "", "apps", "ls")
 	if o.code != exitUsage || strings.Contains(o.err, "two") {
 		t.Errorf("%+v", o)
 	}
@@ -296,12 +296,12 @@ func TestStaleIsTold(t *testing.T) {
 }
 
 func TestVersionAndHelp(t *testing.T) {
-	invoke(t, t.Context(), nil, "", "version").contains(t, 0, "gk v1.2.3 go")
-	invoke(t, t.Context(), nil, "", "version", "-o", "json").want(t, 0, "{\n  \"version\": \"v1.2.3\"\n}\n", "")
-	o := invoke(t, t.Context(), nil, "", "--help")
+	invoke(t, nil, "", "version").contains(t, 0, "gk v1.2.3 go")
+	invoke(t, nil, "", "version", "-o", "json").want(t, 0, "{\n  \"version\": \"v1.2.3\"\n}\n", "")
+	o := invoke(t, nil, "", "--help")
 	o.contains(t, 0, "Exit status: 0", "doctor", "KATEWAY_MAN")
 	for _, args := range [][]string{{"pub", "--help"}, {"tail", "--help"}, {"bench", "--help"}, {"top", "--help"}} {
-		if o := invoke(t, t.Context(), nil, "", args...); o.code != 0 || !strings.Contains(o.out, "Usage: gk "+args[0]) {
+		if o := invoke(t, nil, "", args...); o.code != 0 || !strings.Contains(o.out, "Usage: gk "+args[0]) {
 			t.Errorf("%v: %+v", args, o)
 		}
 	}
@@ -355,7 +355,7 @@ func TestCompletion(t *testing.T) {
 		t.Fatalf("%d places", len(places))
 	}
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		o := invoke(t, t.Context(), nil, "", "completion", shell)
+		o := invoke(t, nil, "", "completion", shell)
 		if o.code != 0 || o.err != "" {
 			t.Fatalf("%s: %+v", shell, o)
 		}

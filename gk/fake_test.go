@@ -2,7 +2,6 @@ package gk
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -91,13 +90,13 @@ type outcome struct {
 // invoke runs gk on the fake.
 func (f *fake) invoke(t *testing.T, args ...string) outcome {
 	t.Helper()
-	return invoke(t, t.Context(), []string{"KATEWAY_MAN=" + f.URL}, "", args...)
+	return invoke(t, []string{"KATEWAY_MAN=" + f.URL}, "", args...)
 }
 
-func invoke(t *testing.T, ctx context.Context, env []string, stdin string, args ...string) outcome {
+func invoke(t *testing.T, env []string, stdin string, args ...string) outcome {
 	t.Helper()
 	var out, errs bytes.Buffer
-	code := run(ctx, args, env, streams{strings.NewReader(stdin), &out, &errs}, "v1.2.3")
+	code := run(t.Context(), args, env, streams{strings.NewReader(stdin), &out, &errs}, "v1.2.3")
 	return outcome{code, out.String(), errs.String()}
 }
 

@@ -24,7 +24,7 @@ func (h *histogram) add(d time.Duration) {
 
 // merge adds what another counted.
 func (h *histogram) merge(other *histogram) {
-	for i, n := range other.counts {
+	for i, n := range &other.counts {
 		h.counts[i] += n
 	}
 	h.n += other.n
@@ -34,7 +34,7 @@ func (h *histogram) merge(other *histogram) {
 // quantile is the duration that the share q of all does not exceed, 3 % too high at most; 0 where nothing was counted.
 func (h *histogram) quantile(q float64) time.Duration {
 	rank := max(int64(q*float64(h.n)+0.5), 1)
-	for i, n := range h.counts {
+	for i, n := range &h.counts {
 		if rank -= n; rank <= 0 {
 			return min(time.Duration(upper(i)), h.max)
 		}

@@ -125,7 +125,7 @@ func (c *tail) Run(ctx context.Context, t *tool) error {
 // ended is how a command that runs until it is interrupted ends.
 func ended(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // what was asked of it is done
 	}
 	return err
 }

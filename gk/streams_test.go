@@ -247,7 +247,7 @@ func (f *fake) publisher(batches *[][]string) {
 
 func (f *fake) pub(t *testing.T, stdin string, args ...string) outcome {
 	t.Helper()
-	return invoke(t, t.Context(), []string{"KATEWAY_MAN=" + f.URL, "KATEWAY_PUB=" + f.URL, "KATEWAY_APP_KEY=k.secret"}, stdin, append([]string{"pub", "shop/orders/v1"}, args...)...)
+	return invoke(t, []string{"KATEWAY_MAN=" + f.URL, "KATEWAY_PUB=" + f.URL, "KATEWAY_APP_KEY=k.secret"}, stdin, append([]string{"pub", "shop/orders/v1"}, args...)...)
 }
 
 func TestPub(t *testing.T) {

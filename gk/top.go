@@ -64,14 +64,14 @@ func (c *top) draw(to *output, f frame) error {
 		}
 		b.Write(line)
 	default:
-		clear := !c.Once && isTerminal(to.w)
-		if clear {
+		fresh := !c.Once && isTerminal(to.w)
+		if fresh {
 			b.WriteString(clearScreen)
 		}
 		if err := f.show(newOutput(&b, false)); err != nil {
 			return err
 		}
-		if !clear && !c.Once {
+		if !fresh && !c.Once {
 			b.WriteByte('\n')
 		}
 	}
