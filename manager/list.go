@@ -1,7 +1,7 @@
 package manager
 
 import (
-	"encoding/json"
+	"context"
 	"fmt"
 	"iter"
 	"net/http"
@@ -126,15 +126,6 @@ func (c *call) none() error {
 	return nil
 }
 
-// etagOf is the ETag of an object that meta does not keep by itself.
-func etagOf(v any) (string, error) {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return "", fmt.Errorf("encoding: %w", err)
-	}
-	return meta.ETag(b), nil
-}
-
 // match is the request's If-Match.
 type match struct {
 	given, any bool
@@ -180,7 +171,9 @@ func (h *Handler) present(c *call, id meta.ID, m match) (meta.Record, string, er
 	if m.check(etag) == nil {
 		return r, etag, nil
 	}
-	if err := h.cfg.Meta.Refresh(c.ctx); err != nil {
+	ctx, cancel := context.WithTimeout(c.ctx, peerTimeout)
+	defer cancel()
+	if err := h.cfg.Meta.Refresh(ctx); err != nil {
 		return nil, "", err
 	}
 	r, etag = h.cfg.Meta.Snapshot().Record(id)

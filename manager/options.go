@@ -174,7 +174,7 @@ func (h *Handler) putOption(c *call) error {
 		}
 		return &meta.Option{Name: opt.Name, Value: body.Value}, nil
 	})
-	if err != nil && !(unset && isGone(err)) {
+	if err != nil {
 		return err
 	}
 	return h.answerOption(c, opt)
