@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/kateway/kateway/internal/zk"
 )
 
 // Config is everything that can be set. The tags are the command line's: each field is a flag, a key of the
@@ -21,14 +23,27 @@ import (
 type Config struct {
 	Pub string `default:"127.0.0.1:9191" placeholder:"ADDR" help:"Where to publish. 'off' turns the role off, port 0 picks a free one and logs it (default: ${default})."`
 	Sub string `placeholder:"ADDR" help:"Where to subscribe (default: the same as --pub)."`
-	Man string `default:"127.0.0.1:9193" placeholder:"ADDR" help:"Metrics, health, pprof (default: ${default})."`
+	Man string `default:"127.0.0.1:9193" placeholder:"ADDR" help:"Management API, metrics, health, pprof (default: ${default})."`
 
 	Store            string        `placeholder:"KIND" help:"embedded: on the local disk; kafka: the cluster (default: embedded, with --kafka kafka)."`
 	Data             string        `default:"./kateway-data" placeholder:"DIR" help:"Directory of the embedded store and of this gateway's own secret (default: ${default})."`
 	Kafka            []string      `placeholder:"HOST:PORT" help:"Bootstrap brokers, comma separated; implies --store kafka."`
+	KafkaZK          string        `name:"kafka-zk" placeholder:"HOST:PORT,.../PATH" help:"ZooKeeper of a Kafka that still has one: the brokers are found there, instead of by --kafka; implies --store kafka."`
 	KafkaCompression string        `default:"lz4" placeholder:"CODEC" help:"Compression of what is produced to Kafka: none, gzip, snappy, lz4 or zstd (default: ${default})."`
 	Partitions       int32         `default:"1" placeholder:"N" help:"Partitions of a topic made on first use in the embedded store (default: ${default})."`
 	Retention        time.Duration `default:"168h" placeholder:"TIME" help:"How long a topic made on first use in the embedded store keeps its messages (default: ${default})."`
+
+	ZK          string `name:"zk" placeholder:"HOST:PORT,.../PATH" help:"ZooKeeper servers, comma separated, with an optional path under which kateway keeps its own (/kateway without one): apps, topics and grants are then shared by all gateways that name it."`
+	ZKAuthFile  string `name:"zk-auth-file" placeholder:"FILE" help:"File that holds user:password for ZooKeeper; nodes are then made so that nobody else can read them."`
+	Peer        string `default:"off" placeholder:"ADDR" help:"Listener for the other gateways only; needed with --zk where there are several (default: ${default})."`
+	Advertise   string `placeholder:"HOST" help:"Host under which the other gateways reach this one (default: the address listened on, or the host name)."`
+	PeerTLSCert string `name:"peer-tls-cert" placeholder:"FILE" help:"Certificate in PEM, of this gateway as server and as client of the others: gateways then know each other by mutual TLS instead of by the cluster's secret."`
+	PeerTLSKey  string `name:"peer-tls-key" placeholder:"FILE" help:"Its private key in PEM."`
+	PeerTLSCA   string `name:"peer-tls-ca" placeholder:"FILE" help:"The authority, in PEM, that every gateway's certificate must come from."`
+
+	Plugins      []string `placeholder:"NAME" help:"The plugin chain in order, comma separated. There is auth: apps show keys; without it the gateway is in open mode."`
+	AdminKeyFile string   `placeholder:"FILE" help:"File that holds the key of the management API, asked for with --plugins auth (default: KATEWAY_ADMIN_KEY, else admin-key in the data directory, made by the first start)."`
+	OpenMetrics  bool     `help:"Answer /metrics without a key, where auth asks for one."`
 
 	ID       string   `placeholder:"NAME" help:"This gateway's id, unique in the cluster (default: host name and pub port)."`
 	Hosts    []string `placeholder:"NAME" help:"Host names, besides loopback, under which it may be reached in open mode, comma separated."`
@@ -72,11 +87,17 @@ func (c *Config) StoreKind() string {
 	switch {
 	case c.Store != "":
 		return c.Store
-	case len(c.Kafka) > 0:
+	case len(c.Kafka) > 0 || c.KafkaZK != "":
 		return "kafka"
 	}
 	return "embedded"
 }
+
+// Open reports whether this is open mode: nobody is asked who he is.
+func (c *Config) Open() bool { return !slices.Contains(c.Plugins, pluginAuth) }
+
+// pluginAuth is the name of the plugin that ends open mode.
+const pluginAuth = "auth"
 
 // Fault is one thing that is wrong with one option.
 type Fault struct {
@@ -105,6 +126,7 @@ func (c *Config) Validate() error {
 	var f faults
 	c.checkAddresses(&f)
 	c.checkStore(&f)
+	c.checkCluster(&f)
 	c.checkWeb(&f)
 	c.checkLimits(&f)
 	c.checkTimes(&f)
@@ -141,18 +163,64 @@ func (c *Config) checkAddresses(f *faults) {
 		}
 		_, err = strconv.ParseUint(port, 10, 16)
 		f.unless(err == nil, string(r), "%q: the port must be a number from 0 to 65535", addr)
-		f.unless(c.Insecure || isLoopback(host), string(r), "%q is not a loopback address, and without authentication (open mode) anybody who reaches it "+
-			"may publish, read and delete everything; listen on 127.0.0.1, or say --insecure if that is what you want", addr)
+		f.unless(c.Insecure || !c.Open() || isLoopback(host) || r == Peer, string(r), "%q is not a loopback address, and without authentication (open mode) anybody who reaches it "+
+			"may publish, read and delete everything; listen on 127.0.0.1, ask for keys by --plugins auth, or say --insecure if that is what you want", addr)
 	}
 	f.unless(on > 0, "pub", "every role is off; there is nothing to serve")
+}
+
+// checkCluster looks at what makes several gateways one service.
+func (c *Config) checkCluster(f *faults) {
+	if c.ZK != "" {
+		_, _, err := zk.ParseServers(c.ZK)
+		f.unless(err == nil, "zk", "%v", err)
+		f.unless(c.StoreKind() == "kafka", "zk", "ZooKeeper joins several gateways, and the embedded store is one machine's; name the brokers by --kafka")
+	}
+	f.unless(c.ZKAuthFile == "" || c.ZK != "", "zk-auth-file", "there is no --zk that it could be shown to")
+	c.checkPeer(f)
+	f.unless(c.Advertise == "" || hostRule.MatchString(c.Advertise) || isAddress(c.Advertise), "advertise", "%q is no host name; write it without scheme and port", c.Advertise)
+	for i, name := range c.Plugins {
+		f.unless(name == pluginAuth, "plugins", "there is no plugin %q; there is auth", name)
+		f.unless(!slices.Contains(c.Plugins[:i], name), "plugins", "%s is named twice", name)
+	}
+}
+
+func (c *Config) checkPeer(f *faults) {
+	tls := 0
+	for _, file := range []string{c.PeerTLSCert, c.PeerTLSKey, c.PeerTLSCA} {
+		if file != "" {
+			tls++
+		}
+	}
+	f.unless(tls == 0 || tls == 3, "peer-tls-cert", "--peer-tls-cert, --peer-tls-key and --peer-tls-ca go together; one is missing")
+	if c.address(Peer) == off {
+		return
+	}
+	f.unless(c.ZK != "", "peer", "gateways find each other in ZooKeeper; name it by --zk, or leave --peer off")
+	for _, r := range []Role{Pub, Sub, Man} {
+		f.unless(c.address(r) != c.Peer || strings.HasSuffix(c.Peer, ":0"), "peer", "%q is the address of role %s; other gateways need one of their own", c.Peer, r)
+	}
+	host, _, err := net.SplitHostPort(c.Peer)
+	f.unless(err != nil || !isLoopback(host) || c.Advertise == "" || isLoopback(c.Advertise), "advertise",
+		"%q is told to the other gateways, but --peer %s can only be reached from this machine", c.Advertise, c.Peer)
+}
+
+func isAddress(s string) bool {
+	_, err := netip.ParseAddr(s)
+	return err == nil
 }
 
 func (c *Config) checkStore(f *faults) {
 	switch c.StoreKind() {
 	case "embedded":
-		f.unless(len(c.Kafka) == 0, "store", "embedded, but --kafka names brokers; drop one of the two")
+		f.unless(len(c.Kafka) == 0 && c.KafkaZK == "", "store", "embedded, but --kafka or --kafka-zk names brokers; drop one of the two")
 	case "kafka":
-		f.unless(len(c.Kafka) > 0, "kafka", "--store kafka needs the brokers, as --kafka broker1:9092,broker2:9092")
+		f.unless(len(c.Kafka) > 0 || c.KafkaZK != "", "kafka", "--store kafka needs the brokers, as --kafka broker1:9092,broker2:9092")
+		f.unless(len(c.Kafka) == 0 || c.KafkaZK == "", "kafka-zk", "the brokers are named by --kafka already; drop one of the two")
+		if c.KafkaZK != "" {
+			_, _, err := zk.ParseServers(c.KafkaZK)
+			f.unless(err == nil, "kafka-zk", "%v", err)
+		}
 	default:
 		f.add("store", "%q is neither embedded nor kafka", c.Store)
 	}

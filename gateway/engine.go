@@ -7,6 +7,8 @@ import (
 
 	"github.com/kateway/kateway/group"
 	"github.com/kateway/kateway/meta"
+	"github.com/kateway/kateway/plugins"
+	"github.com/kateway/kateway/plugins/auth"
 	"github.com/kateway/kateway/pub"
 	"github.com/kateway/kateway/store"
 	"github.com/kateway/kateway/sub"
@@ -14,19 +16,37 @@ import (
 
 // engine is what serves messages: publish, subscribe, and the groups behind it.
 type engine struct {
-	pub *pub.Handler
-	sub *sub.Handler
-	hub *group.Hub
+	topics *meta.Topics
+	pub    *pub.Handler
+	sub    *sub.Handler
+	hub    *group.Hub
 }
 
-func newEngine(g *Gateway, secret []byte) *engine {
-	topics := meta.NewOpen(g.store, topicTemplate(&g.cfg))
+func newEngine(g *Gateway, secret func() []byte) *engine {
+	var open *meta.Open
+	if g.cfg.Open() {
+		open = meta.NewOpen(g.store, topicTemplate(&g.cfg))
+	}
+	topics := meta.NewTopics(g.cluster.meta, open)
+	chain := g.plugins()
 	hub := group.NewHub(group.Config{Store: g.store, Secret: secret, Log: g.log, Metrics: g.metrics})
 	return &engine{
-		hub: hub,
-		pub: pub.New(pub.Config{Store: g.store, Topics: topics, Limits: publishLimits(&g.cfg), Log: g.log, Metrics: g.metrics}),
-		sub: sub.New(sub.Config{Groups: hub, Topics: topics, Log: g.log, Metrics: g.metrics}),
+		topics: topics,
+		hub:    hub,
+		pub:    pub.New(pub.Config{Store: g.store, Topics: topics, Plugins: chain, Limits: publishLimits(&g.cfg), Log: g.log, Metrics: g.metrics}),
+		sub:    sub.New(sub.Config{Groups: hub, Topics: topics, Plugins: chain, Log: g.log, Metrics: g.metrics}),
 	}
+}
+
+// plugins are those of the configuration, in its order.
+func (g *Gateway) plugins() []plugins.Plugin {
+	var list []plugins.Plugin
+	for _, name := range g.cfg.Plugins {
+		if name == pluginAuth { // Validate knows no other
+			list = append(list, auth.New(auth.Config{Meta: g.cluster.meta, Log: g.log, Metrics: g.metrics}))
+		}
+	}
+	return list
 }
 
 // topicTemplate is what a topic made on first use is like. On Kafka the cluster's own defaults hold.

@@ -4,7 +4,6 @@ package gateway
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,13 +15,18 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/internal/online"
+	"github.com/kateway/kateway/manager"
+	"github.com/kateway/kateway/peer"
 	"github.com/kateway/kateway/store"
+	"github.com/kateway/kateway/store/clusters"
 )
 
 // Deps is what a gateway is given by its surroundings.
@@ -31,6 +35,12 @@ type Deps struct {
 	Level   *slog.LevelVar // of Log, set anew by Reload; nil if it can't be
 	Version string
 	Store   store.Store // instead of the one that the configuration names; the gateway closes it
+	// Sockets are open already, as systemd hands them over; the addresses of the configuration are not opened then.
+	Sockets map[Role]net.Listener
+	// AdminKey opens the management API where no file has it; "" is none.
+	AdminKey string
+	// Notify, if not nil, is told what systemd wants to know: READY=1, STOPPING=1.
+	Notify func(state string)
 }
 
 // Gateway is one running kateway.
@@ -40,14 +50,23 @@ type Gateway struct {
 	log     *slog.Logger
 	metrics *prometheus.Registry
 	certs   *certificate // nil without TLS
-	store   store.Store
+	peerTLS *peerTLS     // nil where gateways know each other by the cluster's secret
+	store   *clusters.Stores
+	cluster *cluster
+	online  *online.Tracker
 	engine  *engine
+	manager *manager.Handler
+	options *manager.Options
 	health  *health
 	tables  map[Role][]httpx.Route
 	servers []*server
 
-	draining atomic.Bool
-	fatal    chan error // a reason to stop that was not asked for
+	started   time.Time
+	keyGiven  bool          // the operator brings the admin key
+	published atomic.Uint64 // requests to publish
+	rate      rate          // of them
+	draining  atomic.Bool
+	fatal     chan error // a reason to stop that was not asked for
 
 	reloading sync.Mutex // guards cfg after New
 }
@@ -61,7 +80,10 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Gateway, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
-	g := &Gateway{cfg: cfg, deps: deps, log: deps.Log, metrics: prometheus.NewRegistry(), fatal: make(chan error, 1)}
+	g := &Gateway{
+		cfg: cfg, deps: deps, log: deps.Log, metrics: prometheus.NewRegistry(), online: online.NewTracker(),
+		fatal: make(chan error, 1), started: time.Now().UTC(),
+	}
 	if err := g.open(ctx); err != nil {
 		g.abandon()
 		return nil, err
@@ -92,14 +114,38 @@ func (g *Gateway) open(ctx context.Context) error {
 	if g.cfg.ID == "" {
 		g.cfg.ID = g.defaultID(listeners)
 	}
-	if g.store = g.deps.Store; g.store == nil {
-		if g.store, err = openStore(ctx, &g.cfg, g.log); err != nil {
-			closeAll(listeners)
+	if err := g.openParts(ctx, secret); err != nil {
+		closeAll(listeners)
+		return err
+	}
+	g.serveOn(listeners)
+	return nil
+}
+
+// openParts opens what the roles stand on.
+func (g *Gateway) openParts(ctx context.Context, secret []byte) error {
+	adminKey, err := givenAdminKey(g.cfg.AdminKeyFile, g.deps.AdminKey)
+	if err != nil {
+		return err
+	}
+	g.keyGiven = adminKey != ""
+	if g.cluster, err = openCluster(g); err != nil {
+		return err
+	}
+	if g.cfg.address(Peer) != off {
+		if g.cluster.pool, err = g.newPool(); err != nil {
 			return err
 		}
 	}
-	g.engine = newEngine(g, secret)
-	g.serveOn(listeners)
+	first := g.deps.Store
+	if first == nil {
+		if first, err = openStore(ctx, &g.cfg, g.log); err != nil {
+			return err
+		}
+	}
+	g.store = g.clusters(first)
+	g.engine = newEngine(g, g.cluster.receiptSecret(secret))
+	g.manager = newManager(g, adminKey)
 	return nil
 }
 
@@ -107,7 +153,7 @@ func (g *Gateway) open(ctx context.Context) error {
 func (g *Gateway) listen(ctx context.Context) ([]net.Listener, error) {
 	var list []net.Listener
 	for _, e := range g.cfg.endpoints() {
-		ln, err := listen(ctx, e.addr)
+		ln, err := g.socket(ctx, e)
 		if err != nil {
 			closeAll(list)
 			return nil, err
@@ -115,6 +161,23 @@ func (g *Gateway) listen(ctx context.Context) ([]net.Listener, error) {
 		list = append(list, ln)
 	}
 	return list, nil
+}
+
+// socket is the one that was handed over for a role of the endpoint, or a new one.
+func (g *Gateway) socket(ctx context.Context, e endpoint) (net.Listener, error) {
+	for _, r := range e.roles {
+		ln := g.deps.Sockets[r]
+		if ln == nil {
+			continue
+		}
+		if c, ok := ln.(syscall.Conn); ok {
+			if raw, err := c.SyscallConn(); err == nil {
+				_ = setUserTimeout(raw, userTimeout) // where it can't be had, keep-alives have to do
+			}
+		}
+		return ln, nil
+	}
+	return listen(ctx, e.addr)
 }
 
 func closeAll(list []net.Listener) {
@@ -136,25 +199,23 @@ func (g *Gateway) defaultID(listeners []net.Listener) string {
 // serveOn builds the route tables and the servers on the listeners, which stand in the order of the endpoints.
 func (g *Gateway) serveOn(listeners []net.Listener) {
 	m := newMetrics(g.metrics, g.deps.Version)
-	g.tables = map[Role][]httpx.Route{Pub: g.engine.pub.Routes(), Sub: g.engine.sub.Routes(), Man: manRoutes(g.metrics)}
+	g.tables = map[Role][]httpx.Route{
+		Pub: g.engine.pub.Routes(), Sub: g.engine.sub.Routes(), Peer: peer.Routes(node{g}),
+		Man: append(manRoutes(g.metrics, g.guardMetrics()), g.manager.Routes()...),
+	}
 	g.health = &health{parts: g.parts(), log: g.log, drain: g.draining.Load}
 	served := g.served()
-	rules := newRules(&g.cfg)
 	for i, e := range g.cfg.endpoints() {
-		t := newTable(rules, g.wrapper(m, e.roles[0]))
+		t := newTable(newRules(&g.cfg, e.roles), g.wrapper(m, e.roles[0]))
 		common := append(g.health.routes(e.roles, served), openAPIRoute())
 		g.fill(t, m, e.roles[0], common)
 		for _, r := range e.roles {
 			g.fill(t, m, r, g.tables[r])
 			if r == Man {
-				g.fill(t, m, r, debugRoutes())
+				g.fill(t, m, r, debugRoutes(g.guardDebug))
 			}
 		}
-		var tlsConfig *tls.Config // each its own, since net/http writes to it
-		if g.certs != nil {
-			tlsConfig = g.certs.config()
-		}
-		g.servers = append(g.servers, newServer(&g.cfg, e.roles, listeners[i], t, tlsConfig, g.log))
+		g.servers = append(g.servers, g.newServer(e.roles, listeners[i], t))
 	}
 	g.countConnections()
 }
@@ -168,7 +229,11 @@ func (g *Gateway) fill(t *table, m *metrics, role Role, routes []httpx.Route) {
 // wrapper makes endpoints of the role.
 func (g *Gateway) wrapper(m *metrics, role Role) wrapper {
 	return func(route string, h httpx.Handler) *httpx.Endpoint {
-		shell := &httpx.Shell{Log: g.log, Seen: m.route(role, route), Before: g.before}
+		seen := m.route(role, route)
+		if role == Pub && strings.HasPrefix(route, http.MethodPost) {
+			seen = counted{seen, &g.published}
+		}
+		shell := &httpx.Shell{Log: g.log, Seen: seen, Before: g.before}
 		return shell.Wrap(route, h)
 	}
 }
@@ -206,11 +271,14 @@ func (g *Gateway) Addr(r Role) string {
 	return ""
 }
 
-// Routes are the documented routes, by role. Those that stand on every role are under "".
+// Routes are the documented routes, by role; role peer is no business of anybody else's. Those that stand on every role are
+// under "".
 func (g *Gateway) Routes() map[Role][]httpx.Route {
 	all := map[Role][]httpx.Route{"": append(g.health.routes(nil, nil), openAPIRoute())}
 	for r, t := range g.tables {
-		all[r] = slices.Clone(t)
+		if r != Peer {
+			all[r] = slices.Clone(t)
+		}
 	}
 	return all
 }
@@ -229,6 +297,13 @@ func (g *Gateway) Run(ctx context.Context) error {
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var wg sync.WaitGroup
+	g.cluster.follow(background, &wg)
+	g.cluster.loaded(ctx)
+	listed, unlist := context.WithCancel(background)
+	defer unlist()
+	var listing sync.WaitGroup
+	g.cluster.join(listed, &listing, g.self)
+	g.duties(background, &wg)
 	wg.Go(func() { g.health.run(background) })
 	for _, s := range g.servers {
 		wg.Go(func() {
@@ -242,24 +317,34 @@ func (g *Gateway) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case reason = <-g.fatal:
-	case <-g.storeEnd():
-		reason = fmt.Errorf("the store can't go on: %w", g.storeErr())
+	case <-g.store.Done():
+		reason = fmt.Errorf("the store can't go on: %w", g.store.Err())
 	}
 	if reason != nil {
 		g.log.Error("stopping, since it can't go on", "error", reason)
 	}
+	g.notify("STOPPING=1")
+	unlist()
+	wg.Go(listing.Wait)
 	return errors.Join(reason, g.stop(cancel, &wg))
+}
+
+func (g *Gateway) notify(state string) {
+	if g.deps.Notify != nil {
+		g.deps.Notify(state)
+	}
 }
 
 // announce tells what runs where.
 func (g *Gateway) announce() {
-	g.log.Info("kateway serves", "version", g.deps.Version, "id", g.cfg.ID, "store", g.cfg.StoreKind(), "data", g.cfg.Data, "mode", "open")
+	g.log.Info("kateway serves", "version", g.deps.Version, "id", g.cfg.ID, "store", g.cfg.StoreKind(), "data", g.cfg.Data, "open_mode", g.cfg.Open(), "plugins", g.cfg.Plugins, "zookeeper", g.cfg.ZK)
 	for _, s := range g.servers {
 		g.log.Info("listening", "roles", join(s.roles), "address", s.ln.Addr().String(), "tls", g.certs != nil)
 	}
-	if g.cfg.Insecure {
+	if g.cfg.Insecure && g.cfg.Open() {
 		g.log.Warn("open mode with --insecure: whoever reaches the addresses may publish, read and delete everything")
 	}
+	g.notify("READY=1")
 }
 
 // Reload takes over what can be changed while serving: the log level and the content of the certificate files. Of the

@@ -32,6 +32,11 @@ const (
 	down     verdict = "down"
 )
 
+// errPartly is the answer of a probe whose part serves, but not as it should. Its text is shown to whoever asks.
+type errPartly string
+
+func (e errPartly) Error() string { return string(e) }
+
 // part is something that the gateway stands on.
 type part struct {
 	name  string
@@ -104,8 +109,12 @@ func (p *part) note(err error) (before, after verdict) {
 		before, p.looked = "", true
 	}
 	p.err, p.last = err, time.Now()
-	if p.failures++; err == nil {
+	var partly errPartly
+	switch p.failures++; {
+	case err == nil:
 		p.failures = 0
+	case errors.As(err, &partly):
+		p.failures = 1
 	}
 	p.mu.Unlock()
 	return before, p.verdict()
@@ -124,10 +133,22 @@ func (p *part) verdict() verdict {
 	return ok
 }
 
+// detail says what is not as it should be with a part that serves; "" where nothing is to be told.
+func (p *part) detail() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var partly errPartly
+	if errors.As(p.err, &partly) {
+		return partly.Error()
+	}
+	return ""
+}
+
 // Health is the body of /alive and /ready.
 type Health struct {
 	Status string             `json:"status"` // ok, degraded, down or draining
 	Parts  map[string]verdict `json:"parts,omitempty"`
+	Detail map[string]string  `json:"detail,omitempty"` // of parts that are degraded and can say why
 }
 
 // of judges the roles: ready while one of them can do its work.
@@ -138,6 +159,12 @@ func (h *health) of(asked []Role) (Health, bool) {
 	for _, p := range h.parts {
 		v := p.verdict()
 		answer.Parts[p.name] = v
+		if d := p.detail(); d != "" && v != ok {
+			if answer.Detail == nil {
+				answer.Detail = map[string]string{}
+			}
+			answer.Detail[p.name] = d
+		}
 		if v == down {
 			for _, r := range p.roles {
 				broken[r] = true

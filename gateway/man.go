@@ -25,17 +25,17 @@ func openAPIRoute() httpx.Route {
 	}}
 }
 
-// manRoutes are those of role man that the document tells of.
-func manRoutes(reg *prometheus.Registry) []httpx.Route {
+// manRoutes are those of role man that the document tells of, besides the management API.
+func manRoutes(reg *prometheus.Registry, guard func(httpx.Handler) httpx.Handler) []httpx.Route {
 	h := promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg, EnableOpenMetrics: true})
-	return []httpx.Route{{Method: http.MethodGet, Path: "/metrics", Handler: plain(h.ServeHTTP)}}
+	return []httpx.Route{{Method: http.MethodGet, Path: "/metrics", Handler: guard(plain(h.ServeHTTP))}}
 }
 
 // debugRoutes are for those who look into the process; they stand on role man only.
-func debugRoutes() []httpx.Route {
+func debugRoutes(guard func(httpx.Handler) httpx.Handler) []httpx.Route {
 	return []httpx.Route{
-		{Method: http.MethodGet, Path: "/debug/pprof/*profile", Handler: debug},
-		{Method: http.MethodPost, Path: "/debug/pprof/symbol", Handler: plain(pprof.Symbol)}, // go tool pprof asks this way
+		{Method: http.MethodGet, Path: "/debug/pprof/*profile", Handler: guard(debug)},
+		{Method: http.MethodPost, Path: "/debug/pprof/symbol", Handler: guard(plain(pprof.Symbol))}, // go tool pprof asks this way
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -56,6 +57,17 @@ func (m *metrics) route(role Role, route string) httpx.Observer {
 		duration: m.durations.With(labels),
 		bytes:    m.bytes.With(labels),
 	}
+}
+
+// counted counts the requests of a route on the way to its observer.
+type counted struct {
+	httpx.Observer
+	n *atomic.Uint64
+}
+
+func (c counted) Observe(r *http.Request, route string, status int, bytes int64, took time.Duration) {
+	c.n.Add(1)
+	c.Observer.Observe(r, route, status, bytes, took)
 }
 
 type routeMetrics struct {

@@ -52,7 +52,7 @@ func serveForOpenAPI(t *testing.T) *gateway.Gateway {
 	cfg := gateway.Default()
 	cfg.Pub, cfg.Man, cfg.Data = "127.0.0.1:0", "127.0.0.1:0", t.TempDir()
 	cfg.DrainDelay, cfg.DrainGrace = 0, 0
-	g, err := gateway.New(t.Context(), cfg, gateway.Deps{Log: slog.New(slog.DiscardHandler), Version: "test", Store: mem.New()})
+	g, err := gateway.New(t.Context(), cfg, gateway.Deps{Log: slog.New(slog.DiscardHandler), Level: new(slog.LevelVar), Version: "test", Store: mem.New()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestOpenAPITellsOfEveryParameter(t *testing.T) {
 					told = append(told, p.Value.Name)
 				}
 			}
-			_, b := callOpenAPI(t, method, "http://"+g.Addr(gateway.Pub)+fillTemplate(path)+"?no-such-parameter=1", "", nil)
+			_, b := callOpenAPI(t, method, "http://"+g.Addr(roleOf(g, method, path))+fillTemplate(path)+"?no-such-parameter=1", "", nil)
 			var problem struct{ Code, Detail string }
 			if err := json.Unmarshal(b, &problem); err != nil || problem.Code != "invalid_param" {
 				t.Errorf("%s %s: %s", method, path, b)
@@ -134,7 +134,20 @@ func TestOpenAPITellsOfEveryParameter(t *testing.T) {
 }
 
 func fillTemplate(path string) string {
-	return strings.NewReplacer("{app}", "default", "{topic}", "orders", "{ver}", "v1", "{group}", "g").Replace(path)
+	return strings.NewReplacer("{app}", "default", "{topic}", "orders", "{ver}", "v1", "{group}", "g",
+		"{id}", "none", "{name}", "log_level", "{subscriber}", "bill", "{cluster}", "default").Replace(path)
+}
+
+// roleOf is a role that serves the route.
+func roleOf(g *gateway.Gateway, method, path string) gateway.Role {
+	for role, routes := range g.Routes() {
+		for _, r := range routes {
+			if role != "" && r.Method == method && templateOf(r.Path) == path {
+				return role
+			}
+		}
+	}
+	return gateway.Pub // on every role
 }
 
 // The document lists every code that an error answer can have.
@@ -162,6 +175,14 @@ func TestOpenAPIHoldsForRealAnswers(t *testing.T) {
 		group   = "/v1/msgs/{app}/{topic}/{ver}"
 		stream  = "/v1/stream/{app}/{topic}/{ver}"
 		offsets = "/v1/offsets/{app}/{topic}/{ver}/{group}"
+	)
+	const (
+		app       = "/v1/apps/{app}"
+		topic     = "/v1/topics/{app}/{topic}/{ver}"
+		grant     = "/v1/subscriptions/{app}/{topic}/{ver}/{subscriber}"
+		groups    = "/v1/groups/{app}/{topic}/{ver}"
+		positions = groups + "/{group}/offsets"
+		option    = "/v1/options/{name}"
 	)
 	var receipt string // of the last answer that had one
 	for _, c := range []struct {
@@ -198,18 +219,55 @@ func TestOpenAPIHoldsForRealAnswers(t *testing.T) {
 		{"GET", "/ready", "role=nobody", "", nil, 400},
 		{"GET", "/openapi.json", "", "", nil, 200},
 		{"GET", "/metrics", "", "", nil, 200},
+		{"POST", "/v1/apps", "", `{"app":"default","description":"d"}`, nil, 201},
+		{"POST", "/v1/apps", "", `{"app":"default"}`, nil, 409},
+		{"POST", "/v1/apps", "", `{"app":"a_b"}`, nil, 400},
+		{"GET", "/v1/apps", "limit=1", "", nil, 200},
+		{"GET", app, "", "", nil, 200},
+		{"PATCH", app, "", `{"description":"other"}`, nil, 200},
+		{"POST", app + "/keys", "", `{"use":"pub","name":"ci"}`, nil, 201},
+		{"GET", app + "/keys", "", "", nil, 200},
+		{"DELETE", app + "/keys/{id}", "", "", nil, 404},
+		{"GET", "/v1/topics", "", "", nil, 200},
+		{"GET", topic, "", "", nil, 200},
+		{"PATCH", topic, "", `{"partitions":2}`, nil, 200},
+		{"PATCH", topic, "", `{"partitions":1}`, nil, 400},
+		{"POST", "/v1/topics", "", `{"app":"default","topic":"more","ver":"v1"}`, nil, 201},
+		{"PUT", grant, "", `{"groups":["billing"]}`, nil, 201},
+		{"GET", grant, "", "", nil, 200},
+		{"GET", "/v1/subscriptions", "", "", nil, 200},
+		{"DELETE", grant, "", "", nil, 204},
+		{"GET", groups, "", "", nil, 200},
+		{"GET", groups + "/{group}", "", "", nil, 200},
+		{"PUT", positions, "", `{"to":"oldest"}`, nil, 200},
+		{"PUT", positions, "", `{"to":"yesterday"}`, nil, 400},
+		{"GET", "/v1/peek/{app}/{topic}/{ver}", "n=2", "", nil, 200},
+		{"DELETE", groups + "/{group}", "", "", nil, 204},
+		{"DELETE", groups + "/{group}", "", "", nil, 404},
+		{"GET", "/v1/gateways", "", "", nil, 200},
+		{"GET", "/v1/clients", "sort=messages", "", nil, 200},
+		{"GET", "/v1/status", "", "", nil, 200},
+		{"GET", "/v1/clusters", "", "", nil, 200},
+		{"GET", "/v1/options", "", "", nil, 200},
+		{"GET", option, "", "", nil, 200},
+		{"PUT", option, "", `{"value":"debug"}`, nil, 200},
+		{"PUT", option, "", `{"value":"loud"}`, nil, 400},
+		{"GET", "/v1/adminkeys", "", "", nil, 200},
+		{"POST", "/v1/adminkeys", "", `{"name":"ops","role":"viewer"}`, nil, 201},
+		{"DELETE", "/v1/adminkeys/{id}", "", "", nil, 404},
+		{"POST", "/v1/refresh", "", "", nil, 200},
 		{"GET", "/alive", "", "", http.Header{"Many": slices.Repeat([]string{"x"}, 65)}, 431},
 		{"GET", stream, "group=g", "", http.Header{"Origin": {"https://elsewhere.example"}}, 403},
 	} {
 		t.Run(fmt.Sprintf("%s %s?%.40s %d", c.method, c.path, c.query, c.want), func(t *testing.T) {
-			role := gateway.Pub
-			if c.path == "/metrics" {
-				role = gateway.Man
-			}
+			role := roleOf(g, c.method, c.path)
 			if c.path == "/ready" {
 				awaitReady(t, g)
 			}
 			header := c.header.Clone()
+			if role == gateway.Man && c.body != "" {
+				header = http.Header{"Content-Type": {"application/json"}}
+			}
 			if header.Get("X-Receipt") == "LAST" {
 				header.Set("X-Receipt", receipt)
 			}

@@ -10,21 +10,26 @@ type Role string
 
 // The roles.
 const (
-	Pub Role = "pub" // publish
-	Sub Role = "sub" // subscribe
-	Man Role = "man" // metrics, pprof
+	Pub  Role = "pub"  // publish
+	Sub  Role = "sub"  // subscribe
+	Man  Role = "man"  // management API, metrics, pprof
+	Peer Role = "peer" // the other gateways
 )
 
 // off is the address of a role that is not served.
 const off = "off"
 
-var roles = []Role{Pub, Sub, Man} // read only
+var roles = []Role{Pub, Sub, Man, Peer} // read only
 
 // address is where the role is to be served.
 func (c *Config) address(r Role) string {
 	switch {
 	case r == Man:
 		return c.Man
+	case r == Peer && c.Peer == "":
+		return off
+	case r == Peer:
+		return c.Peer
 	case r == Sub && c.Sub != "":
 		return c.Sub
 	}

@@ -28,8 +28,13 @@ type rules struct {
 	known atomic.Pointer[string] // the Host that passed last; nearly every request has the same
 }
 
-func newRules(c *Config) *rules {
-	r := &rules{maxFields: c.MaxHeaderFields, maxHeader: int(c.MaxHeader), bodyTime: c.ReadBodyTimeout, anyHost: c.Insecure}
+// newRules are those of one address. Where callers show who they are, a name that was made to point here is of no use to
+// a web page, so that Host is not looked at.
+func newRules(c *Config, served []Role) *rules {
+	r := &rules{
+		maxFields: c.MaxHeaderFields, maxHeader: int(c.MaxHeader), bodyTime: c.ReadBodyTimeout,
+		anyHost: c.Insecure || !c.Open() || served[0] == Peer,
+	}
 	for _, h := range c.Hosts {
 		r.hosts = append(r.hosts, strings.ToLower(strings.TrimSuffix(h, ".")))
 	}

@@ -29,13 +29,22 @@ func loadSecret(dir string) ([]byte, error) {
 
 func makeSecret(dir, name string) (secret []byte, err error) {
 	secret = make([]byte, secretSize)
-	_, _ = rand.Read(secret)                       // never fails
-	f, err := os.CreateTemp(dir, ".secret-*.part") // 0600
-	if err != nil {
+	_, _ = rand.Read(secret) // never fails
+	if err := writeFile(name, secret); err != nil {
 		return nil, fmt.Errorf("making the secret: %w", err)
 	}
+	return secret, nil
+}
+
+// writeFile makes a file that only its owner can read: whole and on disk, or not at all.
+func writeFile(name string, content []byte) error {
+	dir := filepath.Dir(name)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+"-*.part") // 0600
+	if err != nil {
+		return err
+	}
 	defer func() { _ = os.Remove(f.Name()) }() // gone already if all went well
-	_, err = f.Write(secret)
+	_, err = f.Write(content)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), name)
@@ -43,10 +52,7 @@ func makeSecret(dir, name string) (secret []byte, err error) {
 	if err == nil {
 		err = syncDir(dir)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("making the secret: %w", err)
-	}
-	return secret, nil
+	return err
 }
 
 // syncDir makes a rename in the directory outlive a power loss.

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/kateway/kateway/peer"
 )
 
 // A client that vanished without a word is found out within this time, whether or not something is on its way to it.
@@ -28,7 +30,8 @@ const (
 // server is one listener with what serves on it.
 type server struct {
 	roles []Role
-	ln    net.Listener
+	ln    net.Listener // the socket
+	from  net.Listener // where connections come from: the socket, or what lets some of them through only
 	http  *http.Server
 	conns connections
 }
@@ -61,9 +64,30 @@ func (s *server) hangUp() {
 	_ = s.ln.Close() // fails only where it is closed already
 }
 
-// newServer makes what serves h on ln, in clear text or, with a TLS configuration, encrypted; HTTP/1.1 and HTTP/2 either way.
+// newServer makes what serves h on ln for the roles.
+func (g *Gateway) newServer(roles []Role, ln net.Listener, h http.Handler) *server {
+	var tlsConfig *tls.Config // each its own, since net/http writes to it
+	from := ln
+	switch {
+	case roles[0] == Peer && g.peerTLS != nil:
+		tlsConfig = g.peerTLS.server()
+	case roles[0] == Peer:
+		from = peer.Secure(ln, g.cluster.peerSecrets, g.log)
+	case g.certs != nil:
+		tlsConfig = g.certs.config()
+	}
+	s := newServer(&g.cfg, roles, ln, h, tlsConfig, g.log)
+	s.from = from
+	if roles[0] != Peer {
+		s.http.ConnContext = g.online.ConnContext
+		s.conns.gone = g.online.Closed
+	}
+	return s
+}
+
+// newServer serves in clear text or, with a TLS configuration, encrypted; HTTP/1.1 and HTTP/2 either way.
 func newServer(cfg *Config, roles []Role, ln net.Listener, h http.Handler, tlsConfig *tls.Config, logger *slog.Logger) *server {
-	s := &server{roles: roles, ln: ln}
+	s := &server{roles: roles, ln: ln, from: ln}
 	s.conns.zero = make(chan struct{}, 1)
 	p := new(http.Protocols)
 	p.SetHTTP1(true)
@@ -88,22 +112,26 @@ func newServer(cfg *Config, roles []Role, ln net.Listener, h http.Handler, tlsCo
 // serve accepts connections until the listener is closed.
 func (s *server) serve() error {
 	if s.http.TLSConfig != nil {
-		return s.http.ServeTLS(s.ln, "", "")
+		return s.http.ServeTLS(s.from, "", "")
 	}
-	return s.http.Serve(s.ln)
+	return s.http.Serve(s.from)
 }
 
 // connections counts those that are open.
 type connections struct {
 	open atomic.Int64
-	zero chan struct{} // told when the last one closes; one token
+	zero chan struct{}  // told when the last one closes; one token
+	gone func(net.Conn) // told of each that closes; may be nil
 }
 
-func (c *connections) note(_ net.Conn, state http.ConnState) {
+func (c *connections) note(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		c.open.Add(1)
 	case http.StateClosed, http.StateHijacked:
+		if c.gone != nil {
+			c.gone(conn)
+		}
 		if c.open.Add(-1) == 0 {
 			select {
 			case c.zero <- struct{}{}:

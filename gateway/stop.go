@@ -13,11 +13,12 @@ const reserve = 5 * time.Second
 
 // stop ends everything in this order, within the drain limit:
 //
+//  0. The registry no longer lists us, so that the other gateways look away.
 //  1. /ready says no and answers ask their connections to close, while new ones are still taken: load balancers look away.
 //  2. The listeners close. Streams end one after the other, waiting polls are answered, publishes go on. A client that
 //     keeps a connection open may use it once more; cutting an idle one under a request that is on its way would fail it.
 //  3. What is left of the connections is shut down, then cut.
-//  4. publishes queued in memory are stored, groups commit and leave, the store closes.
+//  4. publishes queued in memory are stored, groups commit and leave, the store closes, ZooKeeper last.
 //
 // It is net/http's keep-alives that must stay on until step 3: switching them off closes idle connections at once.
 func (g *Gateway) stop(background context.CancelFunc, wg *sync.WaitGroup) error {
@@ -36,7 +37,7 @@ func (g *Gateway) stop(background context.CancelFunc, wg *sync.WaitGroup) error 
 	err := errors.Join(g.engine.close(limit), bounded(limit, "store", g.store.Close), bounded(limit, "background work", func(context.Context) error {
 		wg.Wait()
 		return nil
-	}))
+	}), bounded(limit, "meta and registry", g.cluster.close))
 	if err != nil {
 		g.log.Error("stopped, not all of it in order", "took", time.Since(began), "error", err)
 		return err
@@ -47,10 +48,13 @@ func (g *Gateway) stop(background context.CancelFunc, wg *sync.WaitGroup) error 
 
 // abandon closes what New had opened before it failed.
 func (g *Gateway) abandon() {
+	ctx, cancel := context.WithTimeout(context.Background(), reserve)
+	defer cancel()
 	if g.store != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), reserve)
-		defer cancel()
 		_ = g.store.Close(ctx)
+	}
+	if g.cluster != nil {
+		_ = g.cluster.close(ctx)
 	}
 }
 

@@ -3,12 +3,18 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
+	"reflect"
 	"time"
 
 	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/zk"
+	"github.com/kateway/kateway/internal/zkbrokers"
+	"github.com/kateway/kateway/meta"
 	"github.com/kateway/kateway/store"
+	"github.com/kateway/kateway/store/clusters"
 	"github.com/kateway/kateway/store/embedded"
 	"github.com/kateway/kateway/store/kafka"
 )
@@ -35,33 +41,86 @@ func openStore(ctx context.Context, c *Config, log *slog.Logger) (store.Store, e
 func openKafka(ctx context.Context, c *Config, log *slog.Logger) (store.Store, error) {
 	ctx, cancel := context.WithTimeout(ctx, kafkaPatience)
 	defer cancel()
-	s, err := kafka.Open(ctx, kafka.Config{Brokers: c.Kafka, Compression: c.KafkaCompression, ClientID: c.ID, Log: log})
+	brokers := c.Kafka
+	if c.KafkaZK != "" {
+		var err error
+		if brokers, err = brokersFrom(ctx, c.KafkaZK, log); err != nil {
+			return nil, err
+		}
+	}
+	s, err := kafka.Open(ctx, kafka.Config{Brokers: brokers, Compression: c.KafkaCompression, ClientID: c.ID, Log: log})
 	if err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// mortal is a store that can come to a point where only a new process can go on.
-type mortal interface {
-	Done() <-chan struct{} // closed then
-	Err() error            // why
+// brokersFrom finds the brokers of a Kafka that keeps them in ZooKeeper.
+func brokersFrom(ctx context.Context, servers string, log *slog.Logger) ([]string, error) {
+	hosts, chroot, err := zk.ParseServers(servers)
+	if err != nil {
+		return nil, err
+	}
+	c, err := zk.Open(zk.Config{Servers: hosts, Chroot: chroot, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	brokers, err := zkbrokers.BrokersFromZooKeeper(ctx, c)
+	if err != nil {
+		return nil, fmt.Errorf("looking for Kafka's brokers in ZooKeeper %s: %w", servers, err)
+	}
+	return brokers, nil
 }
 
-// storeEnd is closed when the store can't go on; nil for a store that always can.
-func (g *Gateway) storeEnd() <-chan struct{} {
-	if m, ok := g.store.(mortal); ok {
-		return m.Done()
-	}
-	return nil
+// clusters makes one store of the one that the gateway is configured with and those that meta knows.
+func (g *Gateway) clusters(first store.Store) *clusters.Stores {
+	return clusters.New(clusters.Config{Default: first, Log: g.log, Names: g.clusterNames, Open: func(ctx context.Context, name string) (store.Store, error) {
+		c := g.cluster.meta.Snapshot().Cluster(name)
+		if c == nil {
+			return nil, fmt.Errorf("there is no cluster %q: %w", name, errs.UnknownTopic)
+		}
+		cfg := g.cfg
+		cfg.Kafka, cfg.KafkaZK = c.Brokers, c.ZooKeeper
+		return openKafka(ctx, &cfg, g.log.With("cluster", name))
+	}})
 }
 
-func (g *Gateway) storeErr() error {
-	if m, ok := g.store.(mortal); ok {
-		return m.Err()
+// clusterNames are those that meta knows.
+func (g *Gateway) clusterNames() (names []string) {
+	for _, r := range g.cluster.meta.Snapshot().List(meta.KindCluster, "", maxClusters) {
+		names = append(names, r.ID().Name)
 	}
-	return nil
+	return names
 }
+
+// followClusters drops the stores of clusters that were changed or removed, so that the next use opens them anew.
+func (g *Gateway) followClusters(ctx context.Context) {
+	known := map[string]meta.Cluster{}
+	for {
+		changed, now := g.cluster.meta.Changed(), map[string]meta.Cluster{}
+		for _, r := range g.cluster.meta.Snapshot().List(meta.KindCluster, "", maxClusters) {
+			if c, ok := r.(*meta.Cluster); ok {
+				now[c.Name] = *c
+			}
+		}
+		for name, before := range known {
+			if after, there := now[name]; !there || !reflect.DeepEqual(before, after) {
+				g.log.Info("cluster changed; connecting anew", "cluster", name)
+				g.store.Drop(name)
+			}
+		}
+		known = now
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// maxClusters is more than anybody has.
+const maxClusters = 1000
 
 // parts are what the gateway stands on. A disk that is full ends publishing, but what it holds can still be read and acked.
 func (g *Gateway) parts() []*part {
@@ -79,5 +138,31 @@ func (g *Gateway) parts() []*part {
 			return nil
 		}})
 	}
+	list = append(list, &part{name: "meta", roles: []Role{Pub, Sub}, probe: g.probeMeta})
+	if g.cluster.session != nil {
+		list = append(list, &part{name: "zookeeper", probe: g.probeZooKeeper})
+	}
 	return list
+}
+
+// probeMeta fails while nothing is known of tenants at all. What is known serves, however old it is.
+func (g *Gateway) probeMeta(context.Context) error {
+	s := g.cluster.meta.State()
+	switch {
+	case !s.Loaded:
+		return errors.New("nothing is known of apps and topics: ZooKeeper has not answered yet, and there is no snapshot of an earlier run")
+	case s.Stale:
+		return errPartly("what is known of apps and topics is from an earlier run of this gateway, since ZooKeeper has not answered yet")
+	case len(s.Faults) > 0:
+		return errPartly(fmt.Sprintf("%d objects or nodes can't be read; the last good content of each is used, the log and GET /v1/status name them", len(s.Faults)))
+	}
+	return nil
+}
+
+// probeZooKeeper tells of the session. Everything goes on without it but changes to apps, topics and grants.
+func (g *Gateway) probeZooKeeper(context.Context) error {
+	if s, _ := g.cluster.session.State(); !s.Connected {
+		return errors.New("not connected to ZooKeeper")
+	}
+	return nil
 }

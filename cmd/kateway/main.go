@@ -5,13 +5,22 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/kateway/kateway/gateway"
+	"github.com/kateway/kateway/gk"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) }
+func main() {
+	args := os.Args[1:]
+	if filepath.Base(os.Args[0]) == "gk" {
+		args = append([]string{"gk"}, args...)
+	}
+	os.Exit(run(args, os.Environ(), os.Stdin, os.Stdout, os.Stderr))
+}
 
 // What the process ends with.
 const (
@@ -28,7 +37,15 @@ type commands struct {
 			File string `arg:"" help:"The YAML file."`
 		} `cmd:"" help:"Report every fault of a configuration file."`
 	} `cmd:"" help:"Look at a configuration."`
+	GK      passed   `cmd:"" name:"gk" passthrough:"" help:"Operate gateways: apps, keys, topics, groups and more (kateway gk --help)."`
+	Pub     passed   `cmd:"" passthrough:"" help:"Publish lines from standard input (kateway gk pub)."`
+	Sub     passed   `cmd:"" passthrough:"" help:"Print a subscription (kateway gk sub)."`
 	Version struct{} `cmd:"" help:"Print the version."`
+}
+
+// passed is a command whose arguments another package reads.
+type passed struct {
+	Args []string `arg:"" optional:""`
 }
 
 // serveCommand has gateway.Config's fields as options and nothing else but where to read them from.
@@ -47,7 +64,15 @@ func (serveCommand) Help() string {
 }
 
 // run is main without the process around it.
-func run(args, environ []string, stdout, stderr io.Writer) int {
+func run(args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if len(args) > 0 {
+		switch args[0] {
+		case "gk":
+			return gk.Run(args[1:], environ, stdin, stdout, stderr, version())
+		case "pub", "sub":
+			return gk.Run(args, environ, stdin, stdout, stderr, version())
+		}
+	}
 	in, err := parse(args, environ, stdout, stderr)
 	if err != nil {
 		report(stderr, err)
@@ -65,7 +90,18 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 	return serve(in.config, func() (gateway.Config, error) {
 		again, err := parse(args, environ, io.Discard, io.Discard)
 		return again.config, err
-	}, stderr)
+	}, adminKeyOf(environ), stderr)
+}
+
+// adminKeyOf is the key of the management API that the environment has. It is no option, since those may stand on the
+// command line, where everybody on the machine can read them.
+func adminKeyOf(environ []string) string {
+	for _, e := range environ {
+		if key, found := strings.CutPrefix(e, envAdminKey+"="); found {
+			return key
+		}
+	}
+	return ""
 }
 
 // check is kateway config check.

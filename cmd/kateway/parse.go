@@ -17,7 +17,10 @@ import (
 	"github.com/kateway/kateway/gateway"
 )
 
-const envPrefix = "KATEWAY_"
+const (
+	envPrefix   = "KATEWAY_"
+	envAdminKey = envPrefix + "ADMIN_KEY"
+)
 
 // commas are those of a list, with the space that people put behind them.
 var commas = regexp.MustCompile(`\s*,\s*`)
@@ -139,7 +142,7 @@ func (l *layers) fromEnvironment(options map[string]*kong.Flag) {
 	for _, e := range l.environ {
 		name, value, _ := strings.Cut(e, "=")
 		rest, ours := strings.CutPrefix(name, envPrefix)
-		if !ours || value == "" || rest == "PORT" || strings.HasPrefix(rest, "PORT_") || strings.HasPrefix(rest, "SERVICE_") {
+		if !ours || value == "" || name == envAdminKey || rest == "PORT" || strings.HasPrefix(rest, "PORT_") || strings.HasPrefix(rest, "SERVICE_") {
 			continue
 		}
 		option := options[strings.ToLower(strings.ReplaceAll(rest, "_", "-"))]

@@ -87,9 +87,9 @@ func TestFaults(t *testing.T) {
 		env        []string
 		want       []string // one per line, in any order
 	}{
-		"unknown flag":     {"", "--zk localhost:2181", nil, []string{"unknown flag --zk"}},
+		"unknown flag":     {"", "--nope localhost:2181", nil, []string{"unknown flag --nope"}},
 		"unknown command":  {"", "fly", nil, []string{"unexpected argument fly"}},
-		"unknown variable": {"", "", []string{"KATEWAY_ZK=x", "KATEWAY_HELP=1"}, []string{"KATEWAY_ZK: there is no such option", "KATEWAY_HELP: there is no such option"}},
+		"unknown variable": {"", "", []string{"KATEWAY_NOPE=x", "KATEWAY_HELP=1", "KATEWAY_ADMIN_KEY=no option, but known"}, []string{"KATEWAY_NOPE: there is no such option", "KATEWAY_HELP: there is no such option"}},
 		"Kubernetes' own":  {"", "", []string{"KATEWAY_PORT=tcp://1", "KATEWAY_SERVICE_HOST=x", "KATEWAY_PORT_9191_TCP_ADDR=x"}, nil},
 		"all layers at once": {"pbu: x\nmax-key: many\nlog-level: loud\nkafka-compression:\n", "--id a/b", []string{"KATEWAY_DRAIN_LIMIT=soon", "KATEWAY_X=1"}, []string{
 			"FILE:1: pbu: there is no such option", `FILE:2: --max-key: "many" is no size`, "FILE:3: log-level: ", "FILE:4: kafka-compression: has no value",
@@ -136,7 +136,7 @@ func TestFaults(t *testing.T) {
 // Each option of the gateway is explained with its default, and nothing is left to be filled in.
 func TestHelp(t *testing.T) {
 	var out bytes.Buffer
-	if code := run([]string{"serve", "--help"}, nil, &out, io.Discard); code != exitOK {
+	if code := run([]string{"serve", "--help"}, nil, nil, &out, io.Discard); code != exitOK {
 		t.Errorf("code %d", code)
 	}
 	text := strings.Join(strings.Fields(out.String()), " ")
@@ -148,7 +148,7 @@ func TestHelp(t *testing.T) {
 	if strings.Contains(text, "${") {
 		t.Errorf("left over: %s", text)
 	}
-	if code := run([]string{"--help"}, nil, &out, io.Discard); code != exitOK {
+	if code := run([]string{"--help"}, nil, nil, &out, io.Discard); code != exitOK {
 		t.Errorf("code %d", code)
 	}
 }
@@ -157,17 +157,17 @@ func TestCheckAndVersion(t *testing.T) {
 	good, bad := file(t, "pub: 127.0.0.1:1\n"), file(t, "pbu: 1\nman: x\n")
 	var out, errOut bytes.Buffer
 	// The environment is the process's to be, not the file's.
-	if code := run([]string{"config", "check", good}, []string{"KATEWAY_NONSENSE=1"}, &out, &errOut); code != exitOK || out.String() != good+": ok\n" || errOut.Len() > 0 {
+	if code := run([]string{"config", "check", good}, []string{"KATEWAY_NONSENSE=1"}, nil, &out, &errOut); code != exitOK || out.String() != good+": ok\n" || errOut.Len() > 0 {
 		t.Errorf("%d %q %q", code, &out, &errOut)
 	}
-	if code := run([]string{"config", "check", bad}, nil, io.Discard, &errOut); code != exitUsage || strings.Count(errOut.String(), "\n") != 2 {
+	if code := run([]string{"config", "check", bad}, nil, nil, io.Discard, &errOut); code != exitUsage || strings.Count(errOut.String(), "\n") != 2 {
 		t.Errorf("%d %q", code, &errOut)
 	}
-	if code := run([]string{"config"}, nil, io.Discard, io.Discard); code != exitUsage {
+	if code := run([]string{"config"}, nil, nil, io.Discard, io.Discard); code != exitUsage {
 		t.Errorf("%d", code)
 	}
 	out.Reset()
-	if code := run([]string{"version"}, []string{"KATEWAY_NONSENSE=1"}, &out, io.Discard); code != exitOK || !strings.HasPrefix(out.String(), "kateway ") {
+	if code := run([]string{"version"}, []string{"KATEWAY_NONSENSE=1"}, nil, &out, io.Discard); code != exitOK || !strings.HasPrefix(out.String(), "kateway ") {
 		t.Errorf("%d %q", code, &out)
 	}
 }

@@ -2,19 +2,24 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/kateway/kateway/gateway"
 )
 
 // serve runs the gateway until a signal ends it. again reads the configuration anew.
-func serve(cfg gateway.Config, again func() (gateway.Config, error), stderr io.Writer) int {
+func serve(cfg gateway.Config, again func() (gateway.Config, error), adminKey string, stderr io.Writer) int {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
@@ -27,7 +32,19 @@ func serve(cfg gateway.Config, again func() (gateway.Config, error), stderr io.W
 	started := make(chan *gateway.Gateway, 1)
 	go attend(signals, stop, started, again, log)
 
-	g, err := gateway.New(ctx, cfg, gateway.Deps{Log: log, Level: &level, Version: version()})
+	sockets, err := inherited(log)
+	if err != nil {
+		log.Error("can't start", "error", err)
+		return exitFailed
+	}
+	g, err := gateway.New(ctx, cfg, gateway.Deps{
+		Log: log, Level: &level, Version: version(), Sockets: sockets, AdminKey: adminKey,
+		Notify: func(state string) {
+			if _, err := daemon.SdNotify(false, state); err != nil {
+				log.Warn("can't tell systemd", "state", state, "error", err)
+			}
+		},
+	})
 	if err != nil {
 		log.Error("can't start", "error", err)
 		return exitFailed
@@ -61,6 +78,24 @@ func attend(signals <-chan os.Signal, stop context.CancelFunc, started <-chan *g
 			}
 		}
 	}
+}
+
+// inherited are the sockets that systemd opened for us, by the roles that their units name (FileDescriptorName=pub).
+func inherited(log *slog.Logger) (map[gateway.Role]net.Listener, error) {
+	named, err := activation.ListenersWithNames()
+	if err != nil {
+		return nil, fmt.Errorf("sockets handed over by systemd: %w", err)
+	}
+	sockets := map[gateway.Role]net.Listener{}
+	for name, list := range named {
+		role := gateway.Role(name)
+		if !slices.Contains([]gateway.Role{gateway.Pub, gateway.Sub, gateway.Man, gateway.Peer}, role) || len(list) != 1 || list[0] == nil {
+			return nil, fmt.Errorf("systemd hands over %d sockets named %q; name one each pub, sub, man or peer (FileDescriptorName=)", len(list), name)
+		}
+		log.Info("socket handed over", "role", name, "address", list[0].Addr().String())
+		sockets[role] = list[0]
+	}
+	return sockets, nil
 }
 
 func reload(g *gateway.Gateway, again func() (gateway.Config, error), log *slog.Logger) {

@@ -1,0 +1,86 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/manager"
+	"github.com/kateway/kateway/meta"
+	"github.com/kateway/kateway/store"
+)
+
+// newManager makes the management API. adminKey is the hash of the key that the operator brings, "" where he brings none.
+func newManager(g *Gateway, adminKey string) *manager.Handler {
+	if g.deps.Level != nil {
+		g.options = manager.NewOptions(g.log, manager.LogLevel(g.deps.Level))
+	} else {
+		g.options = manager.NewOptions(g.log)
+	}
+	return manager.New(manager.Config{
+		ID: g.cfg.ID, Meta: g.cluster.meta, Open: g.cfg.Open(), AdminKeyHash: adminKey,
+		Store: g.store, Topics: g.engine.topics, Self: node{g}, Peers: g.cluster.peers, Gateways: g.cluster.gateways,
+		Status: g.status, Describe: g.describe, Options: g.options, Log: g.log, Metrics: g.metrics,
+	})
+}
+
+// status is this gateway in a few words, and what is to be worried about.
+func (g *Gateway) status(ctx context.Context) manager.Status {
+	s := manager.Status{
+		ID: g.cfg.ID, Version: g.deps.Version, PID: os.Getpid(), Started: g.started,
+		Open: g.cfg.Open(), Store: g.cfg.StoreKind(), Spool: off,
+	}
+	for _, r := range g.served() {
+		s.Roles = append(s.Roles, string(r))
+	}
+	if g.cfg.Open() && g.cfg.Insecure {
+		s.Warnings = append(s.Warnings, "open mode with --insecure: whoever reaches the addresses may publish, read and delete everything; ask for keys by --plugins auth")
+	}
+	if g.cfg.ZK != "" && g.cfg.address(Peer) == off && len(g.cluster.gateways()) > 1 {
+		s.Warnings = append(s.Warnings, "there are other gateways, but this one has no --peer: they can't ask it who is connected, nor have it let go of a group")
+	}
+	s.Warnings = append(s.Warnings, g.weaknesses(ctx)...)
+	return s
+}
+
+// describe tells of a cluster's brokers.
+func (g *Gateway) describe(ctx context.Context, name string) (store.Cluster, error) {
+	if name == meta.DefaultCluster {
+		name = ""
+	}
+	return g.store.DescribeCluster(ctx, name)
+}
+
+// maxWarned is how many topics are looked at for settings that weaken the guarantees.
+const maxWarned = 10_000
+
+// weaknesses are settings of Kafka, for the topics that are registered, under which what was acknowledged can be lost.
+func (g *Gateway) weaknesses(ctx context.Context) []string {
+	var names []string
+	for _, r := range g.cluster.meta.Snapshot().List(meta.KindTopic, "", maxWarned) {
+		if t, ok := r.(*meta.TopicRecord); ok {
+			names = append(names, t.Place())
+		}
+	}
+	if len(names) == 0 {
+		return nil // none named would mean all that the brokers have
+	}
+	list, err := g.store.Warnings(ctx, names...)
+	if err != nil {
+		list = append(list, fmt.Sprintf("Kafka could not be asked for settings that weaken the guarantees (%s)", errs.Of(err).Title()))
+	}
+	return list
+}
+
+// guardMetrics is what /metrics asks for: a viewer's key, or nothing where the configuration says so.
+func (g *Gateway) guardMetrics() func(httpx.Handler) httpx.Handler {
+	if g.cfg.OpenMetrics {
+		return func(h httpx.Handler) httpx.Handler { return h }
+	}
+	return func(h httpx.Handler) httpx.Handler { return g.manager.Guard(h, manager.Viewer) }
+}
+
+// guardDebug is what pprof asks for: its profiles show what the process has in memory.
+func (g *Gateway) guardDebug(h httpx.Handler) httpx.Handler { return g.manager.Guard(h, manager.Admin) }
