@@ -89,10 +89,9 @@ func (m *managed) gk(t *testing.T, args string) outcome {
 	return invoke(t, []string{"KATEWAY_MAN=" + m.url, "KATEWAY_ADMIN_KEY=" + m.key}, "", strings.Fields(args)...)
 }
 
-// What gk asks for is what the management API knows, from an app's begin to its end.
-func TestOnTheRealAPI(t *testing.T) {
-	m := newManaged(t)
-	ok := func(args string, parts ...string) outcome {
+// must makes a runner of commands that have to succeed and to say these.
+func (m *managed) must(t *testing.T) func(args string, parts ...string) outcome {
+	return func(args string, parts ...string) outcome {
 		t.Helper()
 		o := m.gk(t, args)
 		o.contains(t, exitOK, parts...)
@@ -101,6 +100,12 @@ func TestOnTheRealAPI(t *testing.T) {
 		}
 		return o
 	}
+}
+
+// What gk asks for is what the management API knows, from an app's begin to its end.
+func TestOnTheRealAPI(t *testing.T) {
+	m := newManaged(t)
+	ok := m.must(t)
 	ok("apps add shop --description x --limit streams=5 --limit burst=2s", "limits.streams", "etag")
 	ok("apps add bill --class premium")
 	ok("apps set shop --disabled --class besteffort", "besteffort")
@@ -153,6 +158,15 @@ func TestOnTheRealAPI(t *testing.T) {
 	m.gk(t, "lag shop/orders/v1 --over 5").contains(t, 1, "6 messages behind")
 	ok("groups rm shop/orders/v1 bill.billing", "forgotten")
 
+	ok("topics rm shop/old/v1 --yes")
+	ok("topics rm shop/orders/v1 --yes")
+	ok("apps rm shop")
+}
+
+// The same for what belongs to no app.
+func TestOperationOnTheRealAPI(t *testing.T) {
+	m := newManaged(t)
+	ok := m.must(t)
 	ok("options ls", "log_level")
 	ok("options set log_level debug")
 	ok("options get log_level", "debug")
@@ -161,7 +175,7 @@ func TestOnTheRealAPI(t *testing.T) {
 	ok("adminkeys ls", "grafana")
 	o := invoke(t, []string{"KATEWAY_MAN=" + m.url, "KATEWAY_ADMIN_KEY=" + viewer}, "", "refresh")
 	o.contains(t, 1, "403")
-	id, _, _ = strings.Cut(viewer, ".")
+	id, _, _ := strings.Cut(viewer, ".")
 	ok("adminkeys rm " + id)
 
 	ok("gateways", "gw1")
@@ -172,9 +186,6 @@ func TestOnTheRealAPI(t *testing.T) {
 	ok("clusters get east")
 	ok("clusters rm east")
 	ok("refresh")
-	ok("topics rm shop/old/v1 --yes")
-	ok("topics rm shop/orders/v1 --yes")
-	ok("apps rm shop")
 	invoke(t, []string{"KATEWAY_MAN=" + m.url}, "", "apps", "ls").contains(t, 1, "401", "KATEWAY_ADMIN_KEY")
 }
 
