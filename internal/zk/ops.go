@@ -161,27 +161,28 @@ func (c *Client) list(full string) ([]string, error) {
 
 // call does what only reads.
 func call[T any](ctx context.Context, c *Client, op, path string, f func() (T, error)) (T, error) {
-	v, err, _ := run(ctx, c, f, nil)
+	v, _, err := run(ctx, c, f, nil)
 	return v, explain(op, path, false, err)
 }
 
 // change does what writes. late is called with the outcome when the caller has gone before it was known; nil: nothing.
 func change[T any](ctx context.Context, c *Client, op, path string, f func() (T, error), late func(T, error)) (T, error) {
-	v, err, sent := run(ctx, c, f, late)
+	v, sent, err := run(ctx, c, f, late)
 	return v, explain(op, path, sent, err)
 }
 
 // run calls f when there is a connection and a free slot. f goes on when ctx ends, until the library has an answer or
 // the connection is lost, and holds its slot for so long. sent is false when f was not called.
-func run[T any](ctx context.Context, c *Client, f func() (T, error), late func(T, error)) (v T, err error, sent bool) { //nolint:revive,staticcheck // sent says something about err
+func run[T any](ctx context.Context, c *Client, f func() (T, error), late func(T, error)) (v T, sent bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.Session, fmt.Errorf("no answer in %v", c.cfg.Session))
 	defer cancel()
-	defer context.AfterFunc(c.ctx, cancel)()
+	stop := context.AfterFunc(c.ctx, cancel)
+	defer stop()
 	if err := c.await(ctx); err != nil {
-		return v, err, false
+		return v, false, err
 	}
 	if err := c.slots.Acquire(ctx, 1); err != nil {
-		return v, fmt.Errorf("%d calls are under way: %w", inFlight, context.Cause(ctx)), false
+		return v, false, fmt.Errorf("%d calls are under way: %w", inFlight, context.Cause(ctx))
 	}
 	type outcome struct {
 		v   T
@@ -201,10 +202,10 @@ func run[T any](ctx context.Context, c *Client, f func() (T, error), late func(T
 	}()
 	select {
 	case o := <-done:
-		return o.v, o.err, true
+		return o.v, true, o.err
 	case <-ctx.Done():
 		close(left)
-		return v, context.Cause(ctx), true
+		return v, true, context.Cause(ctx)
 	}
 }
 

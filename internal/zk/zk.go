@@ -166,7 +166,7 @@ func Open(cfg Config) (*Client, error) {
 }
 
 // Close ends the session, so that its ephemeral nodes go at once, and returns when nothing of ours runs any more: after
-// about a second at most if no server answers. Calls under way are Unavailable.
+// about a second at most if no server answers. Calls under way are Unavailable, watches fire.
 func (c *Client) Close() {
 	c.closing.Do(func() {
 		if s, _ := c.State(); !s.Connected {
@@ -178,6 +178,9 @@ func (c *Client) Close() {
 		c.loops.Wait()
 		_ = c.slots.Acquire(context.Background(), inFlight) // all calls have ended: the library answers them when it closes
 		c.publish(State{})
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.dropWatches()
 	})
 }
 

@@ -34,7 +34,7 @@ func (r *Registry) Announce(ctx context.Context, self func() registry.Instance) 
 	for {
 		s, changed, err := r.connected(ctx)
 		if err != nil {
-			return nil //nolint:nilerr // ctx has ended, and that is no error here
+			return nil // ctx has ended, and that is no error here
 		}
 		err = a.list(ctx, s)
 		if err == nil {
