@@ -183,7 +183,7 @@ func (d *diagnosis) skew(clocks map[string]time.Duration) {
 		d.find(levelWarn, "clocks", advice, "this machine's clock and that of %s are %v apart", first, ours.Abs().Round(time.Second))
 		return
 	}
-	d.ok("clocks", "%d gateways agree to about a second", len(ids))
+	d.ok("clocks", "this machine and %d gateway(s) agree to about a second", len(ids))
 }
 
 // clusterList yields the Kafka clusters.

@@ -208,7 +208,7 @@ func TestSkew(t *testing.T) {
 	const s = time.Second
 	for want, clocks := range map[string]map[string]time.Duration{
 		"":                                   nil,
-		"2 gateways agree":                   {"a": s / 2, "b": -s / 2},
+		"2 gateway(s) agree":                 {"a": s / 2, "b": -s / 2},
 		"the clocks of b and a are 5s apart": {"a": 4 * s, "b": -s},
 		"clock and that of a are 1m0s apart": {"a": -60 * s, "b": -60 * s},
 		"clock and that of only are 1h0m0s apart": {"only": time.Hour},
