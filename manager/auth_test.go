@@ -162,7 +162,7 @@ func TestClosedWithoutAKeyInTheConfiguration(t *testing.T) {
 
 func TestAuthorizationTwice(t *testing.T) {
 	f := newFixture(t, nil)
-	r, _ := http.NewRequestWithContext(t.Context(), "GET", "/v1/apps", nil)
+	r, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "/v1/apps", nil)
 	r.Header["Authorization"] = []string{"Bearer " + adminKey, "Bearer " + adminKey}
 	w := serve(f.router, r)
 	w.problem(t, errs.InvalidParam, "2 times")
@@ -191,7 +191,7 @@ func TestGuardOfOthers(t *testing.T) {
 		return nil
 	}, manager.Operator)
 	for key, want := range map[string]int{adminKey: 299, viewer: 403, "x": 401} {
-		r, _ := http.NewRequestWithContext(context.Background(), "GET", "/metrics", nil)
+		r, _ := http.NewRequestWithContext(context.Background(), http.MethodGet, "/metrics", nil)
 		r.Header.Set("Authorization", "Bearer "+key)
 		if w := serve(handler(h), r); w.Code != want {
 			t.Errorf("%d, not %d", w.Code, want)

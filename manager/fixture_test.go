@@ -61,9 +61,11 @@ func newFixture(t *testing.T, change func(*manager.Config)) *fixture {
 		AdminKeyHash: meta.HashSecret(adminKey),
 		Peers:        func() []peer.Member { return nil },
 		Gateways:     func() []registry.Instance { return []registry.Instance{{ID: "gw1"}} },
-		Status:       func(context.Context) manager.Status { return manager.Status{ID: "gw1", Store: "mem", Roles: []string{"man"}} },
-		Options:      manager.NewOptions(log, manager.LogLevel(f.level)),
-		Log:          log, Metrics: prometheus.NewRegistry(),
+		Status: func(context.Context) manager.Status {
+			return manager.Status{ID: "gw1", Store: "mem", Roles: []string{"man"}}
+		},
+		Options: manager.NewOptions(log, manager.LogLevel(f.level)),
+		Log:     log, Metrics: prometheus.NewRegistry(),
 	}
 	if change != nil {
 		change(&f.cfg)
