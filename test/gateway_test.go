@@ -18,6 +18,7 @@ import (
 // gateway is one process of kateway.
 type gateway struct {
 	t        *testing.T
+	id       string // in a fleet
 	pub, man string // base URLs; pub's role sub is with it
 	cmd      *exec.Cmd
 	log      *logTail
@@ -27,6 +28,18 @@ type gateway struct {
 
 // launch starts kateway on free ports and returns when it is ready. It ends with the test at the latest.
 func launch(t *testing.T, flags ...string) *gateway {
+	t.Helper()
+	g := launchUnready(t, flags...)
+	c := g.client("default")
+	waitFor(t, "the gateway to be ready", func() bool {
+		a, err := c.do("GET", "/ready?role=pub", nil)
+		return err == nil && a.StatusCode == 200
+	})
+	return g
+}
+
+// launchUnready is launch for a gateway that may not be ready for long.
+func launchUnready(t *testing.T, flags ...string) *gateway {
 	t.Helper()
 	args := []string{"serve", "--pub", "127.0.0.1:0", "--man", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"}
 	g := &gateway{t: t, cmd: exec.Command(binary, append(args, flags...)...), log: newLogTail(), exited: make(chan struct{})}
@@ -48,11 +61,6 @@ func launch(t *testing.T, flags ...string) *gateway {
 		}
 	})
 	g.pub, g.man = g.await("pub"), g.await("man")
-	c := g.client("default")
-	waitFor(t, "the gateway to be ready", func() bool {
-		a, err := c.do("GET", "/ready?role=pub", nil)
-		return err == nil && a.StatusCode == 200
-	})
 	return g
 }
 
@@ -103,7 +111,7 @@ type logTail struct {
 }
 
 func newLogTail() *logTail {
-	return &logTail{addrs: map[string]chan string{"pub": make(chan string, 1), "sub": make(chan string, 1), "man": make(chan string, 1)}}
+	return &logTail{addrs: map[string]chan string{"pub": make(chan string, 1), "sub": make(chan string, 1), "man": make(chan string, 1), "peer": make(chan string, 1)}}
 }
 
 var _ io.Writer = (*logTail)(nil)

@@ -22,6 +22,9 @@ const (
 	envAdminKey = envPrefix + "ADMIN_KEY"
 )
 
+// others are variables that are no options: the admin key, and those of kateway gk, which may be set in the same shell.
+var others = []string{"ADMIN_KEY", "APP_KEY", "APP_KEY_FILE", "CA_FILE"} // read only
+
 // commas are those of a list, with the space that people put behind them.
 var commas = regexp.MustCompile(`\s*,\s*`)
 
@@ -142,7 +145,7 @@ func (l *layers) fromEnvironment(options map[string]*kong.Flag) {
 	for _, e := range l.environ {
 		name, value, _ := strings.Cut(e, "=")
 		rest, ours := strings.CutPrefix(name, envPrefix)
-		if !ours || value == "" || name == envAdminKey || rest == "PORT" || strings.HasPrefix(rest, "PORT_") || strings.HasPrefix(rest, "SERVICE_") {
+		if !ours || value == "" || slices.Contains(others, rest) || rest == "PORT" || strings.HasPrefix(rest, "PORT_") || strings.HasPrefix(rest, "SERVICE_") {
 			continue
 		}
 		option := options[strings.ToLower(strings.ReplaceAll(rest, "_", "-"))]
