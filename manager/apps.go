@@ -65,7 +65,7 @@ func (h *Handler) createApp(c *call) error {
 	if err := h.checkApp(a); err != nil {
 		return err
 	}
-	if err := h.dropGrants(c.ctx, "", ofSubscriber(a.Name)); err != nil {
+	if err := h.withoutGrants(c.ctx, a.ID(), "", ofSubscriber(a.Name)); err != nil {
 		return err
 	}
 	etag, err := h.cfg.Meta.Put(c.ctx, a, meta.Absent)
@@ -182,6 +182,25 @@ func (h *Handler) deleteApp(c *call) error {
 
 func ofSubscriber(app string) func(*meta.Subscription) bool {
 	return func(s *meta.Subscription) bool { return s.Subscriber == app }
+}
+
+// withoutGrants removes what is left of the grants of an earlier object of this name, before one is made. Another gateway
+// may have made it just now, and the grants be its own: that is looked at first.
+func (h *Handler) withoutGrants(ctx context.Context, id meta.ID, prefix string, meant func(*meta.Subscription) bool) error {
+	found := false
+	for s := range every[*meta.Subscription](h.cfg.Meta.Snapshot(), meta.KindSubscription, "", prefix) {
+		found = found || meant(s)
+	}
+	if !found {
+		return nil
+	}
+	if err := h.cfg.Meta.Refresh(ctx); err != nil {
+		return err
+	}
+	if r, _ := h.cfg.Meta.Snapshot().Record(id); r != nil {
+		return fmt.Errorf("%s exists: %w", id, errs.Conflict)
+	}
+	return h.dropGrants(ctx, prefix, meant)
 }
 
 // dropGrants removes the subscriptions whose names begin with prefix and that are meant.

@@ -77,8 +77,8 @@ func records[R meta.Record](s *meta.Snapshot, kind meta.Kind, p page, prefix str
 func every[R meta.Record](s *meta.Snapshot, kind meta.Kind, after, prefix string) iter.Seq[R] {
 	return func(yield func(R) bool) {
 		after := max(after, prefix)
-		for {
-			some := s.List(kind, after, maxLimit)
+		for n := 16; ; n = min(2*n, maxLimit) { // a page is short, everything is long
+			some := s.List(kind, after, n)
 			for _, r := range some {
 				after = r.ID().Name
 				rec, ok := r.(R)
@@ -86,7 +86,7 @@ func every[R meta.Record](s *meta.Snapshot, kind meta.Kind, after, prefix string
 					return
 				}
 			}
-			if len(some) < maxLimit {
+			if len(some) < n {
 				return
 			}
 		}

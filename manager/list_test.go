@@ -1,6 +1,7 @@
 package manager_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -56,10 +57,18 @@ func TestPagesOf250(t *testing.T) {
 			&meta.Cluster{Name: name, Brokers: []string{"k:9092"}},
 			&meta.AdminKey{KeyID: name, Role: meta.RoleViewer, Hash: meta.HashSecret(name)},
 		} {
-			if _, err := f.meta.Put(t.Context(), r, ""); err != nil {
+			data, err := json.Marshal(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// All at once, since every change that is waited for is a snapshot of its own.
+			if _, err := f.shared.Apply(t.Context(), meta.Change{ID: r.ID(), Data: data}); err != nil {
 				t.Fatal(err)
 			}
 		}
+	}
+	if err := f.meta.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	for _, c := range []struct {
 		path, field string
@@ -191,6 +200,21 @@ func TestIfMatchAtAnotherGateway(t *testing.T) {
 		if b := r.want(t, 200); b.fields("description", "class") != fmt.Sprint(round, " premium") {
 			t.Fatalf("round %d: %v", round, b)
 		}
+	}
+}
+
+// A grant that was made at another gateway, together with the app that it is for, does not fall to who tries to make the
+// app once more.
+func TestGrantsOfWhatWasMadeElsewhere(t *testing.T) {
+	f := withShop(t, nil)
+	f.must(201, "POST", "/v1/topics", `{"app":"shop","topic":"orders","ver":"v1"}`)
+	g := f.another()
+	for round := range 20 {
+		app := fmt.Sprintf("app%d", round)
+		f.must(201, "POST", "/v1/apps", `{"app":"`+app+`"}`)
+		f.must(201, "PUT", "/v1/subscriptions/shop/orders/v1/"+app, `{}`)
+		g.ask("POST", "/v1/apps", `{"app":"`+app+`"}`).problem(t, errs.Conflict)
+		f.must(200, "GET", "/v1/subscriptions/shop/orders/v1/"+app, "")
 	}
 }
 

@@ -107,7 +107,7 @@ func TestPeekThatBreaksOff(t *testing.T) {
 			t.Errorf("the connection was not cut: %v", p)
 		}
 	}()
-	r := httptest.NewRequest("GET", "/v1/peek/shop/orders/v1?n=1000", nil)
+	r := httptest.NewRequest(http.MethodGet, "/v1/peek/shop/orders/v1?n=1000", nil)
 	r.Header.Set("Authorization", "Bearer "+adminKey)
 	broken(3).router.ServeHTTP(httptest.NewRecorder(), r)
 	t.Error("answered as if it were whole")

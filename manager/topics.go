@@ -78,7 +78,7 @@ func (h *Handler) createTopic(c *call) error {
 		return err
 	}
 	// Grants of an earlier topic of the name are not for this one.
-	if err := h.dropGrants(c.ctx, t.Topic().Store()+".", all[*meta.Subscription]); err != nil {
+	if err := h.withoutGrants(c.ctx, t.ID(), t.Topic().Store()+".", all[*meta.Subscription]); err != nil {
 		return err
 	}
 	var etag string
@@ -134,8 +134,8 @@ func (h *Handler) makeTopic(ctx context.Context, t *meta.TopicRecord) (etag stri
 	if etag, err = h.register(ctx, t); err == nil {
 		return etag, nil
 	}
-	if errors.Is(err, errs.Conflict) {
-		return "", err // somebody else registered the name meanwhile, and the topic is his
+	if errors.Is(err, errs.Conflict) || errors.Is(err, errs.Uncertain) {
+		return "", err // it belongs to who registered the name meanwhile; or it is registered, and we have not seen it in time
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 	defer cancel()

@@ -191,12 +191,13 @@ func TestTopicLimitOfAnApp(t *testing.T) {
 	f.ask("POST", "/v1/topics", `{"app":"shop","topic":"two","ver":"v1"}`).problem(t, errs.Denied, "its limit is 1")
 }
 
-// What was made in the store goes again when it can't be registered, but not when somebody else has registered it.
+// What was made in the store goes again when it can't be registered, but not when somebody else has registered it, or
+// perhaps we ourselves.
 func TestTopicThatCanNotBeRegistered(t *testing.T) {
 	for _, c := range []struct {
 		fails errs.Kind
 		stays bool
-	}{{errs.Unavailable, false}, {errs.Conflict, true}} {
+	}{{errs.Unavailable, false}, {errs.Conflict, true}, {errs.Uncertain, true}} {
 		t.Run(c.fails.Code(), func(t *testing.T) {
 			f := withShop(t, nil)
 			f.source.fail(func(meta.Change) error { return c.fails })
