@@ -199,7 +199,7 @@ func (c *cluster) keepSecrets(ctx context.Context) {
 				}
 				wait(ctx, time.Hour)
 			}
-			return nil
+			return context.Cause(ctx) // the duty was lost: back into the queue for it
 		})
 	})
 }

@@ -359,9 +359,13 @@ func (g *Gateway) Reload(cfg Config) error {
 		cfg.ID = g.cfg.ID
 	}
 	if cfg.LogLevel != g.cfg.LogLevel && g.deps.Level != nil {
-		level, _ := ParseLevel(cfg.LogLevel) // validated
-		g.deps.Level.Set(level)
-		g.log.Info("log level set", "from", g.cfg.LogLevel, "to", cfg.LogLevel)
+		if set := g.cluster.meta.Snapshot().Option("log_level"); set != nil {
+			g.log.Warn("the log level was set for all gateways, which the configuration does not change", "option", string(set.Value))
+		} else {
+			level, _ := ParseLevel(cfg.LogLevel) // validated
+			g.deps.Level.Set(level)
+			g.log.Info("log level set", "from", g.cfg.LogLevel, "to", cfg.LogLevel)
+		}
 		g.cfg.LogLevel = cfg.LogLevel
 	}
 	if changed := differences(g.cfg, cfg); len(changed) > 0 {

@@ -15,15 +15,26 @@ import (
 // newManager makes the management API. adminKey is the hash of the key that the operator brings, "" where he brings none.
 func newManager(g *Gateway, adminKey string) *manager.Handler {
 	if g.deps.Level != nil {
-		g.options = manager.NewOptions(g.log, manager.LogLevel(g.deps.Level))
+		g.options = manager.NewOptions(g.log, manager.LogLevel(g.deps.Level, g.logLevel))
 	} else {
 		g.options = manager.NewOptions(g.log)
+	}
+	var rotate func(context.Context) error
+	if g.cluster.session != nil {
+		rotate = func(ctx context.Context) error { return g.cluster.rotate(ctx, 0) }
 	}
 	return manager.New(manager.Config{
 		ID: g.cfg.ID, Meta: g.cluster.meta, Open: g.cfg.Open(), AdminKeyHash: adminKey,
 		Store: g.store, Topics: g.engine.topics, Self: node{g}, Peers: g.cluster.peers, Gateways: g.cluster.gateways,
-		Status: g.status, Describe: g.describe, Options: g.options, Log: g.log, Metrics: g.metrics,
+		Status: g.status, Describe: g.describe, Options: g.options, Rotate: rotate, Log: g.log, Metrics: g.metrics,
 	})
+}
+
+// logLevel is the one that the configuration names.
+func (g *Gateway) logLevel() string {
+	g.reloading.Lock()
+	defer g.reloading.Unlock()
+	return g.cfg.LogLevel
 }
 
 // status is this gateway in a few words, and what is to be worried about.

@@ -65,7 +65,7 @@ func newManaged(t *testing.T) *managed {
 		Peers:    func() []peer.Member { return nil },
 		Gateways: func() []registry.Instance { return []registry.Instance{{ID: "gw1", Version: "v1"}} },
 		Status:   func(context.Context) manager.Status { return manager.Status{ID: "gw1", Version: "v1"} },
-		Options:  manager.NewOptions(log, manager.LogLevel(&level)),
+		Options:  manager.NewOptions(log, manager.LogLevel(&level, func() string { return "info" })),
 		Log:      log, Metrics: prometheus.NewRegistry(),
 	})
 	router := httprouter.New()

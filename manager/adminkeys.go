@@ -24,6 +24,17 @@ func viewAdminKey(k *meta.AdminKey) adminKeyView {
 	return adminKeyView{ID: k.KeyID, Name: k.Name, Role: k.Role, Created: k.Created, Expires: k.Expires}
 }
 
+// rotate replaces the secret by which gateways know each other, as one of them does now and then by itself.
+func (h *Handler) rotate(c *call) error {
+	if h.cfg.Rotate == nil {
+		return fmt.Errorf("gateways share a secret where they share a ZooKeeper (--zk): %w", errs.NotFound)
+	}
+	if err := h.cfg.Rotate(c.ctx); err != nil {
+		return err
+	}
+	return c.none()
+}
+
 func (h *Handler) listAdminKeys(c *call) error {
 	p, err := c.page()
 	if err != nil {

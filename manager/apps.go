@@ -113,7 +113,7 @@ func appID(c *call) (meta.ID, error) {
 func asApp(r meta.Record, id meta.ID) (*meta.App, error) {
 	a, ok := r.(*meta.App)
 	if !ok {
-		return nil, fmt.Errorf("there is no app %s: %w", id.Name, errs.NotFound)
+		return nil, fmt.Errorf("there is no app %s: %w", id.Name, errs.UnknownApp)
 	}
 	return a, nil
 }

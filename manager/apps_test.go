@@ -34,7 +34,7 @@ func TestAppFromBeginToEnd(t *testing.T) {
 		t.Error("the ETag is that of before")
 	}
 	f.ask("DELETE", "/v1/apps/shop", "").want(t, 204)
-	f.ask("GET", "/v1/apps/shop", "").problem(t, errs.NotFound, "shop")
+	f.ask("GET", "/v1/apps/shop", "").problem(t, errs.UnknownApp, "shop")
 }
 
 func TestAppFaults(t *testing.T) {
@@ -55,13 +55,13 @@ func TestAppFaults(t *testing.T) {
 		{"POST", "/v1/apps", `{"app":"x","cluster":"west"}`, errs.InvalidBody, "west"},
 		{"POST", "/v1/apps", `{"app":"x","limits":{"burst":"soon"}}`, errs.InvalidBody, "limits/burst"},
 		{"POST", "/v1/apps", `{"app":"x","limits":{"requests":1}}`, errs.InvalidBody, `"limits/requests"`},
-		{"GET", "/v1/apps/none", ``, errs.NotFound, "none"},
+		{"GET", "/v1/apps/none", ``, errs.UnknownApp, "none"},
 		{"GET", "/v1/apps/a_b", ``, errs.InvalidName, "a_b"},
-		{"PATCH", "/v1/apps/none", `{}`, errs.NotFound, "none"},
+		{"PATCH", "/v1/apps/none", `{}`, errs.UnknownApp, "none"},
 		{"PATCH", "/v1/apps/shop", `{"cluster":"east"}`, errs.Conflict, "topics"},
 		{"PATCH", "/v1/apps/shop", `{"disabled":"yes"}`, errs.InvalidBody, "disabled"},
 		{"DELETE", "/v1/apps/shop", ``, errs.Conflict, "1 topics"},
-		{"DELETE", "/v1/apps/none", ``, errs.NotFound, "none"},
+		{"DELETE", "/v1/apps/none", ``, errs.UnknownApp, "none"},
 		{"GET", "/v1/apps?limit=0", ``, errs.InvalidParam, "1 to 1000"},
 		{"GET", "/v1/apps?limit=1001", ``, errs.InvalidParam, "1 to 1000"},
 		{"GET", "/v1/apps?limit=1&limit=2", ``, errs.InvalidParam, "limit"},
@@ -140,8 +140,8 @@ func TestKeyFaults(t *testing.T) {
 	f.ask("POST", keys, `{"use":"all"}`).problem(t, errs.InvalidBody, "pub, sub or both")
 	f.ask("POST", keys, `{"expires":"2001-01-01T00:00:00Z"}`).problem(t, errs.InvalidBody, "past")
 	f.ask("POST", keys, `{"expires":"tomorrow"}`).problem(t, errs.InvalidBody, "expires")
-	f.ask("POST", "/v1/apps/none/keys", `{}`).problem(t, errs.NotFound, "none")
-	f.ask("GET", "/v1/apps/none/keys", ``).problem(t, errs.NotFound, "none")
+	f.ask("POST", "/v1/apps/none/keys", `{}`).problem(t, errs.UnknownApp, "none")
+	f.ask("GET", "/v1/apps/none/keys", ``).problem(t, errs.UnknownApp, "none")
 	for range 100 {
 		f.must(201, "POST", keys, `{}`)
 	}

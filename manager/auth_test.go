@@ -55,6 +55,7 @@ func (f *fixture) addKey(role string) (id, secret string) {
 // forOperators and forAdmins are the routes that change something and the least role that may; every other is for viewers.
 var (
 	forAdmins = []string{
+		"POST /v1/secrets/peer/rotate",
 		"POST /v1/apps", "PATCH /v1/apps/:app", "DELETE /v1/apps/:app", "POST /v1/apps/:app/keys", "DELETE /v1/apps/:app/keys/:id",
 		"GET /v1/adminkeys", "POST /v1/adminkeys", "DELETE /v1/adminkeys/:id",
 	}

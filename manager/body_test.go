@@ -82,7 +82,7 @@ func TestNobodySetsWhatIsNotHisToSet(t *testing.T) {
 	}
 	// Every route that reads a body is in the table above.
 	for _, route := range f.h.Routes() {
-		if route.Method == http.MethodGet || route.Method == http.MethodDelete || route.Path == "/v1/refresh" {
+		if route.Method == http.MethodGet || route.Method == http.MethodDelete || route.Path == "/v1/refresh" || route.Path == "/v1/secrets/peer/rotate" {
 			continue
 		}
 		found := false

@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -62,6 +63,9 @@ func (h *Handler) viewCluster(ctx context.Context, record *meta.Cluster) cluster
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
 	live, err := h.cfg.Describe(ctx, record.Name)
+	if errors.Is(err, errs.NotFound) {
+		return v // no cluster of servers, but the embedded store
+	}
 	if err != nil {
 		h.log.Info("a cluster does not tell of itself", "cluster", record.Name, "error", err)
 		v.Fault = errs.Of(err).Code()

@@ -64,7 +64,7 @@ func newFixture(t *testing.T, change func(*manager.Config)) *fixture {
 		Status: func(context.Context) manager.Status {
 			return manager.Status{ID: "gw1", Store: "mem", Roles: []string{"man"}}
 		},
-		Options: manager.NewOptions(log, manager.LogLevel(f.level)),
+		Options: manager.NewOptions(log, manager.LogLevel(f.level, func() string { return "info" })),
 		Log:     log, Metrics: prometheus.NewRegistry(),
 	}
 	if change != nil {

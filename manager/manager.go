@@ -47,6 +47,7 @@ type Config struct {
 	// Describe tells of a cluster's brokers. nil where the store has none.
 	Describe func(ctx context.Context, cluster string) (store.Cluster, error)
 	Options  *Options
+	Rotate   func(context.Context) error // replaces the secret by which gateways know each other; nil where there is none
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer
 }
@@ -123,6 +124,7 @@ func (h *Handler) table() []route {
 		{get, "/v1/options", Viewer, paged(), h.listOptions},
 		{get, "/v1/options/:name", Viewer, nil, h.getOption},
 		{put, "/v1/options/:name", Operator, nil, h.putOption},
+		{post, "/v1/secrets/peer/rotate", Admin, nil, h.rotate},
 		{get, "/v1/adminkeys", Admin, paged(), h.listAdminKeys},
 		{post, "/v1/adminkeys", Admin, nil, h.createAdminKey},
 		{del, "/v1/adminkeys/:id", Admin, nil, h.deleteAdminKey},
@@ -221,5 +223,5 @@ func (h *Handler) note(r *http.Request, err error) {
 
 // isGone reports that there is nothing left to delete.
 func isGone(err error) bool {
-	return errors.Is(err, errs.NotFound) || errors.Is(err, errs.UnknownTopic)
+	return errors.Is(err, errs.NotFound) || errors.Is(err, errs.UnknownTopic) || errors.Is(err, errs.UnknownApp)
 }

@@ -108,7 +108,7 @@ func (h *Handler) seekGroup(c *call) error {
 	if err != nil {
 		return err
 	}
-	err = h.alone(c, g, func(ctx context.Context) error { return h.cfg.Store.Seek(ctx, g.key.Topic, g.key.Group, to...) })
+	err = h.alone(c, g, func(ctx context.Context) error { return h.seek(ctx, g, to) })
 	if err != nil || c.refused != nil {
 		return err
 	}
@@ -117,6 +117,24 @@ func (h *Handler) seekGroup(c *call) error {
 		set.Offsets[i] = offsetRow{p.Partition, p.Next}
 	}
 	return c.answer(http.StatusOK, map[string]any{"offsets": set.Offsets})
+}
+
+// seek sets the positions. Those of our own groups carry a mark besides, by which receipts of before are known.
+func (h *Handler) seek(ctx context.Context, g target, to []store.Position) error {
+	if g.Native {
+		return h.cfg.Store.Seek(ctx, g.key.Topic, g.key.Group, to...)
+	}
+	lag, err := h.cfg.Store.Lag(ctx, g.key.Topic, g.key.Group)
+	if err != nil {
+		return err
+	}
+	marked := make([]store.Position, 0, len(to))
+	for _, l := range lag {
+		if i := slices.IndexFunc(to, func(p store.Position) bool { return p.Partition == l.Partition }); i >= 0 {
+			marked = append(marked, group.SeekPosition(l, to[i].Next))
+		}
+	}
+	return h.cfg.Store.Seek(ctx, g.key.Topic, g.key.Group, marked...)
 }
 
 // positions are where the body says.

@@ -17,16 +17,20 @@ import (
 // Option is a setting that changes while gateways run.
 type Option struct {
 	Name, Description string
-	Default           json.RawMessage // what the configuration says; it holds where nobody has set the option
+	// Default is what the configuration says now; it holds where nobody has set the option.
+	Default func() json.RawMessage
 	// Apply makes the value hold on this gateway, or answers, without any effect, what is wrong with it. try: only look.
 	Apply func(value json.RawMessage, try bool) error
 }
 
-// LogLevel is the option of which lines the log has.
-func LogLevel(level *slog.LevelVar) Option {
-	configured, _ := json.Marshal(strings.ToLower(level.Level().String())) // a string can be encoded
+// LogLevel is the option of which lines the log has. configured is the level that the configuration names.
+func LogLevel(level *slog.LevelVar, configured func() string) Option {
 	return Option{
-		Name: "log_level", Description: "From which level on lines are logged: debug, info, warn or error.", Default: configured,
+		Name: "log_level", Description: "From which level on lines are logged: debug, info, warn or error.",
+		Default: func() json.RawMessage {
+			b, _ := json.Marshal(configured()) // a string can be encoded
+			return b
+		},
 		Apply: func(value json.RawMessage, try bool) error {
 			var name string
 			var l slog.Level
@@ -72,19 +76,23 @@ func (o *Options) Follow(ctx context.Context, d *meta.Directory) {
 }
 
 func (o *Options) apply(opt *Option, s *meta.Snapshot, applied map[string]json.RawMessage) {
+	was, before := applied[opt.Name]
+	if !before && s.Option(opt.Name) == nil {
+		return // the configuration holds, as it has from the start
+	}
 	value := opt.value(s)
-	if was, ok := applied[opt.Name]; ok && bytes.Equal(was, value) {
+	if before && bytes.Equal(was, value) {
 		return
 	}
-	_, before := applied[opt.Name]
 	applied[opt.Name] = value
+	if s.Option(opt.Name) == nil {
+		delete(applied, opt.Name) // the configuration's again, from now on
+	}
 	if err := opt.Apply(value, false); err != nil {
 		o.log.Error("an option has a value that this version can't use", "option", opt.Name, "error", err)
 		return
 	}
-	if before || s.Option(opt.Name) != nil {
-		o.log.Info("an option was set", "option", opt.Name, "value", string(value))
-	}
+	o.log.Info("an option was set", "option", opt.Name, "value", string(value))
 }
 
 // value is what holds by the snapshot.
@@ -92,7 +100,7 @@ func (opt *Option) value(s *meta.Snapshot) json.RawMessage {
 	if r := s.Option(opt.Name); r != nil {
 		return r.Value
 	}
-	return opt.Default
+	return opt.Default()
 }
 
 func (o *Options) find(name string) (*Option, error) {
@@ -115,7 +123,7 @@ type optionView struct {
 }
 
 func (opt *Option) view(s *meta.Snapshot) optionView {
-	return optionView{opt.Name, opt.value(s), opt.Default, s.Option(opt.Name) != nil, true, opt.Description}
+	return optionView{opt.Name, opt.value(s), opt.Default(), s.Option(opt.Name) != nil, true, opt.Description}
 }
 
 func (h *Handler) listOptions(c *call) error {

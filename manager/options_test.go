@@ -61,7 +61,7 @@ func TestOptionsHoldEverywhere(t *testing.T) {
 	levels := map[string]chan slog.Level{"gw1": make(chan slog.Level, 9), "gw2": make(chan slog.Level, 9)}
 	refused := make(chan string, 9)
 	follower := func(gateway, configured string) manager.Option {
-		return manager.Option{Name: "log_level", Default: json.RawMessage(configured), Apply: func(v json.RawMessage, try bool) error {
+		return manager.Option{Name: "log_level", Default: func() json.RawMessage { return json.RawMessage(configured) }, Apply: func(v json.RawMessage, try bool) error {
 			var l slog.Level
 			err := json.Unmarshal(v, &l)
 			switch {
@@ -86,7 +86,6 @@ func TestOptionsHoldEverywhere(t *testing.T) {
 			}
 		}
 	}
-	expect(slog.LevelInfo)
 	f.must(200, "PUT", "/v1/options/log_level", `{"value":"debug"}`)
 	expect(slog.LevelDebug)
 	g := f.another()
@@ -119,9 +118,9 @@ func TestOptionsHoldEverywhere(t *testing.T) {
 func TestLogLevel(t *testing.T) {
 	level := &slog.LevelVar{}
 	level.Set(slog.LevelWarn)
-	o := manager.LogLevel(level)
-	if string(o.Default) != `"warn"` {
-		t.Errorf("default %s", o.Default)
+	o := manager.LogLevel(level, func() string { return "warn" })
+	if d := o.Default(); string(d) != `"warn"` {
+		t.Errorf("default %s", d)
 	}
 	if err := o.Apply(json.RawMessage(`"debug"`), true); err != nil || level.Level() != slog.LevelWarn {
 		t.Errorf("%v after a mere look, %v", level.Level(), err)

@@ -114,7 +114,7 @@ func (h *Handler) checkSubscription(named *meta.Subscription) error {
 	case s.Topic(named.Topic()) == nil:
 		return fmt.Errorf("topic %s is not registered: %w", named.Topic(), errs.UnknownTopic)
 	case s.App(named.Subscriber) == nil:
-		return fmt.Errorf("there is no app %s; register it first: %w", named.Subscriber, errs.NotFound)
+		return fmt.Errorf("there is no app %s; register it first: %w", named.Subscriber, errs.UnknownApp)
 	}
 	return nil
 }

@@ -53,7 +53,7 @@ func TestSubscriptionFaults(t *testing.T) {
 		want               errs.Kind
 		says               string
 	}{
-		{"PUT", base + "none", `{}`, errs.NotFound, "none"},
+		{"PUT", base + "none", `{}`, errs.UnknownApp, "none"},
 		{"PUT", "/v1/subscriptions/shop/none/v1/shop", `{}`, errs.UnknownTopic, "shop/none/v1"},
 		{"PUT", base + "a_b", `{}`, errs.InvalidName, "a_b"},
 		{"PUT", base + "shop", `{"groups":["a.b"]}`, errs.InvalidName, "a.b"},

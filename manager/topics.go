@@ -110,7 +110,7 @@ func (h *Handler) checkNew(t *meta.TopicRecord) error {
 	t.Cluster = meta.DefaultCluster
 	switch a := s.App(t.App); {
 	case a == nil && !h.cfg.Open:
-		return fmt.Errorf("there is no app %s; register it first: %w", t.App, errs.NotFound)
+		return fmt.Errorf("there is no app %s; register it first: %w", t.App, errs.UnknownApp)
 	case a != nil && a.Limits.Topics > 0 && s.TopicsOf(t.App) >= a.Limits.Topics:
 		return fmt.Errorf("app %s has %d topics, and its limit is %d: %w", t.App, s.TopicsOf(t.App), a.Limits.Topics, errs.Denied)
 	case a != nil && a.Cluster != "":

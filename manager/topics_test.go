@@ -104,7 +104,7 @@ func TestTopicFaults(t *testing.T) {
 	}{
 		{"POST", "/v1/topics", topic("orders", ""), errs.Conflict, "exists"},
 		{"POST", "/v1/topics", topic("native", ""), errs.Conflict, `"store_topic":"shop.native.v1"`},
-		{"POST", "/v1/topics", `{"app":"none","topic":"t","ver":"v1"}`, errs.NotFound, "register it first"},
+		{"POST", "/v1/topics", `{"app":"none","topic":"t","ver":"v1"}`, errs.UnknownApp, "register it first"},
 		{"POST", "/v1/topics", topic("a.b", ""), errs.InvalidName, "a.b"},
 		{"POST", "/v1/topics", `{"app":"shop"}`, errs.InvalidName, "topic"},
 		{"POST", "/v1/topics", topic("t", `,"partitions":-1`), errs.InvalidBody, "partitions"},

@@ -26,6 +26,7 @@ const (
 	Denied                          // known caller, not granted
 	CrossOrigin                     // a web page of another origin, or a host name that is not ours
 	UnknownTopic                    // the topic does not exist
+	UnknownApp                      // the app does not exist
 	NotFound                        // any other object does not exist
 	MethodNotAllowed                // the route exists, the method does not
 	Conflict                        // it contradicts the present state
@@ -63,6 +64,7 @@ var table = [kinds]row{
 	Denied:              {http.StatusForbidden, "denied", "Denied", 0},
 	CrossOrigin:         {http.StatusForbidden, "cross_origin", "Cross-origin request refused", 0},
 	UnknownTopic:        {http.StatusNotFound, "unknown_topic", "Unknown topic", 0},
+	UnknownApp:          {http.StatusNotFound, "unknown_app", "Unknown app", 0},
 	NotFound:            {http.StatusNotFound, "not_found", "Not found", 0},
 	MethodNotAllowed:    {http.StatusMethodNotAllowed, "method_not_allowed", "Method not allowed", 0},
 	Conflict:            {http.StatusConflict, "conflict", "Conflict", 0},
