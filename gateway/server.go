@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -31,6 +33,7 @@ const (
 type server struct {
 	roles []Role
 	ln    net.Listener // the socket
+	kept  bool         // by who handed the socket over, when we close it
 	from  net.Listener // where connections come from: the socket, or what lets some of them through only
 	http  *http.Server
 	conns connections
@@ -56,6 +59,10 @@ func listen(ctx context.Context, addr string) (net.Listener, error) {
 // hangUp closes the listener without failing anybody who has connected: first nobody new gets in, then those in the
 // queue are accepted, which takes no time, then it closes.
 func (s *server) hangUp() {
+	if s.kept { // who waits in the queue is the next process's, and so is the socket
+		_ = s.ln.Close()
+		return
+	}
 	if l, ok := s.ln.(syscall.Conn); ok {
 		if raw, err := l.SyscallConn(); err == nil && refuseNew(raw) == nil {
 			wait(context.Background(), acceptRest)
@@ -78,6 +85,7 @@ func (g *Gateway) newServer(roles []Role, ln net.Listener, h http.Handler) *serv
 	}
 	s := newServer(&g.cfg, roles, ln, h, tlsConfig, g.log)
 	s.from = from
+	s.kept = slices.Contains(slices.Collect(maps.Values(g.deps.Sockets)), ln)
 	if roles[0] != Peer {
 		s.http.ConnContext = g.online.ConnContext
 		s.conns.gone = g.online.Closed
