@@ -12,6 +12,7 @@ import (
 
 	"github.com/kateway/kateway/internal/httpx"
 	"github.com/kateway/kateway/meta"
+	"github.com/kateway/kateway/plugins"
 	"github.com/kateway/kateway/store"
 )
 
@@ -53,6 +54,7 @@ func orDefault[T int | int64 | time.Duration](v *T, def T) {
 type Config struct {
 	Store   store.Publisher // idempotency keys need one that is a store.OncePublisher too
 	Topics  Topics
+	Plugins []plugins.Plugin // the chain, the first outermost; none: the app is the one that the header Appid names
 	Limits  Limits
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
@@ -63,6 +65,7 @@ type Handler struct {
 	store    store.Publisher
 	once     store.OncePublisher // nil where the store can't
 	topics   Topics
+	gate     *plugins.Gate // nil without plugins
 	limits   Limits
 	metrics  *metrics
 	buffers  *buffers
@@ -74,7 +77,7 @@ type Handler struct {
 // New makes a Handler. It panics where the metrics are registered already.
 func New(c Config) *Handler {
 	limits := c.Limits.withDefaults()
-	h := &Handler{store: c.Store, topics: c.Topics, limits: limits, metrics: newMetrics(c.Metrics)}
+	h := &Handler{store: c.Store, topics: c.Topics, gate: plugins.NewGate(c.Plugins), limits: limits, metrics: newMetrics(c.Metrics)}
 	h.once, _ = c.Store.(store.OncePublisher)
 	h.buffers = newBuffers(limits.Message+1, limits.Batch+1)
 	h.decoders = newDecoders()

@@ -10,25 +10,53 @@ import (
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/meta"
+	"github.com/kateway/kateway/plugins"
 	"github.com/kateway/kateway/store"
 )
 
 // serve answers POST /v1/msgs/:topic/:ver.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
-	q, err := h.parse(r)
+	q := request{partition: store.AnyPartition, counters: h.metrics.other}
+	err := h.parseTopic(r, &q)
 	if err == nil {
+		if h.gate != nil {
+			return h.pass(w, r, q)
+		}
 		err = h.publish(w, r, &q)
-	} else if errors.Is(err, errs.UnsupportedEncoding) {
-		w.Header().Set("Accept-Encoding", "gzip, zstd") // RFC 9110, 15.5.16
 	}
+	return q.done(err)
+}
+
+// pass publishes when the plugins allow it, to the topic of the app that they say calls. It has a copy of the request, so
+// that only who has plugins pays for its staying.
+func (h *Handler) pass(w http.ResponseWriter, r *http.Request, q request) error {
+	q.counters = h.metrics.other // that of the topic is for who has proven to be its owner
+	c := plugins.Call{Op: plugins.Publish, App: q.topic.App, Topic: q.topic.Name, Ver: q.topic.Ver}
+	return q.done(h.gate.Pass(w, r, &c, func(r *http.Request) error {
+		q.topic.App = c.App
+		if known, ok := h.metrics.known(q.topic); ok {
+			q.counters = known
+		}
+		return h.publish(w, r, &q)
+	}))
+}
+
+// done counts what failed, and passes the error on.
+func (q *request) done(err error) error {
 	if err != nil {
 		q.counters.failed(errs.Of(err), 1)
 	}
 	return err
 }
 
-// publish reads the body, stores it and answers. An error means that nothing was answered yet.
+// publish reads the rest of the head and the body, stores it and answers. An error means that nothing was answered yet.
 func (h *Handler) publish(w http.ResponseWriter, r *http.Request, q *request) error {
+	if err := h.parse(r, q); err != nil {
+		if errors.Is(err, errs.UnsupportedEncoding) {
+			w.Header().Set("Accept-Encoding", "gzip, zstd") // RFC 9110, 15.5.16
+		}
+		return err
+	}
 	limit := h.limits.Message
 	if q.format != formatSingle {
 		limit = h.limits.Batch

@@ -11,13 +11,11 @@ import (
 	"github.com/kateway/kateway/internal/httpx"
 	"github.com/kateway/kateway/internal/wire"
 	"github.com/kateway/kateway/meta"
+	"github.com/kateway/kateway/plugins"
 	"github.com/kateway/kateway/store"
 )
 
-const (
-	defaultApp     = "default"
-	maxIdempotency = 128 // bytes of an Idempotency-Key
-)
+const maxIdempotency = 128 // bytes of an Idempotency-Key
 
 // request is a publish as its head has it.
 type request struct {
@@ -33,42 +31,36 @@ type request struct {
 	headers   []store.Header
 }
 
-// parse reads the head: names, then parameters, then headers.
-func (h *Handler) parse(r *http.Request) (request, error) {
-	q := request{partition: store.AnyPartition, counters: h.metrics.other}
-	if err := h.parseTopic(r, &q); err != nil {
-		return q, err
-	}
-	if err := h.parseQuery(r, &q); err != nil {
-		return q, err
+// parse reads the head: parameters, then headers. What the topic is called is known by then.
+func (h *Handler) parse(r *http.Request, q *request) error {
+	if err := h.parseQuery(r, q); err != nil {
+		return err
 	}
 	var err error
 	if q.encoding, err = parseEncoding(r); err != nil {
-		return q, err
+		return err
 	}
 	if q.once, err = idempotencyKey(r); err != nil {
-		return q, err
+		return err
 	}
 	if q.once != "" && (q.async || h.once == nil) {
-		return q, fmt.Errorf("Idempotency-Key: can't be kept with async=1 or by this store: %w", errs.InvalidParam)
+		return fmt.Errorf("Idempotency-Key: can't be kept with async=1 or by this store: %w", errs.InvalidParam)
 	}
 	if q.headers, err = wire.RecordHeaders(r.Header); err != nil {
-		return q, err
+		return err
 	}
 	if q.format == formatObjects {
 		// The type is that of the lines, not of what is in them.
 		q.headers = slices.DeleteFunc(q.headers, func(h store.Header) bool { return h.Key == wire.ContentType })
 	}
-	return q, nil
+	return nil
 }
 
+// parseTopic reads the names, which are checked before anything else. The app is what the client claims to be.
 func (h *Handler) parseTopic(r *http.Request, q *request) error {
-	app, err := httpx.Header(r, "Appid")
+	app, err := plugins.Caller(r)
 	if err != nil {
 		return err
-	}
-	if app == "" {
-		app = defaultApp
 	}
 	t := meta.Topic{App: app, Name: httpx.Param(r, "topic"), Ver: httpx.Param(r, "ver")}
 	if c, ok := h.metrics.known(t); ok {

@@ -19,18 +19,18 @@ type offsetJSON struct {
 }
 
 // offsets is PUT /v1/offsets/:app/:topic/:ver/:group. It answers as settling does.
-func (h *Handler) offsets(w http.ResponseWriter, r *http.Request) error {
-	var p place
-	if err := p.name(r); err != nil {
+type offsets struct{ place }
+
+func (o *offsets) read(r *http.Request) error {
+	o.group = httpx.Param(r, "group")
+	if err := meta.CheckGroup(o.group); err != nil {
 		return err
 	}
-	p.group = httpx.Param(r, "group")
-	if err := meta.CheckGroup(p.group); err != nil {
-		return err
-	}
-	if _, err := httpx.ParseQuery(r); err != nil {
-		return err
-	}
+	_, err := httpx.ParseQuery(r)
+	return err
+}
+
+func (o *offsets) do(h *Handler, w http.ResponseWriter, r *http.Request) error {
 	list, err := readList[offsetJSON](w, r)
 	if err != nil {
 		return err
@@ -39,7 +39,7 @@ func (h *Handler) offsets(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	key, err := h.key(r.Context(), &p)
+	key, err := h.key(r.Context(), &o.place)
 	if err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func (h *Handler) offsets(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), settleTimeout)
 	defer cancel()
 	outcome := h.groups.Through(ctx, key, at...)
-	h.forget(p.topic, outcome...)
+	h.forget(o.topic, outcome...)
 	return answerEach(w, outcome)
 }
 

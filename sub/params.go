@@ -15,7 +15,6 @@ import (
 
 // The limits and defaults of the subscribe parameters.
 const (
-	defaultApp      = "default" // who calls without saying so
 	defaultLease    = 30 * time.Second
 	minLease        = 100 * time.Millisecond
 	maxLease        = 12 * time.Hour
@@ -27,28 +26,6 @@ const (
 	maxDelay        = 24 * time.Hour
 	maxReceipts     = 100 // in the X-Receipt of one poll
 )
-
-// place names a group on a topic as the client named them.
-type place struct {
-	topic meta.Topic
-	app   string // who calls
-	group string
-}
-
-// name reads the topic from the path and the caller from the headers, and checks both.
-func (p *place) name(r *http.Request) error {
-	var err error
-	if p.topic, err = meta.ParseTopic(httpx.Param(r, "app"), httpx.Param(r, "topic"), httpx.Param(r, "ver")); err != nil {
-		return err
-	}
-	if p.app, err = httpx.Header(r, "Appid"); err != nil {
-		return err
-	}
-	if p.app == "" {
-		p.app = defaultApp
-	}
-	return meta.CheckApp(p.app)
-}
 
 // setGroup takes the group from the query, where every request needs it.
 func (p *place) setGroup(q httpx.Query) error {
@@ -139,31 +116,27 @@ type pollWish struct {
 	receipts []string // to be acked first
 }
 
-func parsePoll(r *http.Request) (*pollWish, error) {
-	w := &pollWish{}
-	if err := w.name(r); err != nil {
-		return nil, err
-	}
+func (w *pollWish) read(r *http.Request) error {
 	q, err := httpx.ParseQuery(r, "group", "mode", "reset", "ack", "lease", "client", "value", "batch", "wait", "cursor")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := w.parse(r, q); err != nil {
-		return nil, err
+		return err
 	}
 	n, err := q.Int("batch", 1, 1, maxBatch)
 	if err != nil {
-		return w, err
+		return err
 	}
 	w.batch = int(n)
 	if w.wait, err = q.Duration("wait", defaultWait, 0, maxWait); err != nil {
-		return w, err
+		return err
 	}
 	if w.form, err = choosePollForm(&w.wish, w.batch); err != nil {
-		return w, err
+		return err
 	}
 	w.receipts, err = receiptList(r)
-	return w, err
+	return err
 }
 
 // streamWish is a stream's parameters.
@@ -174,30 +147,26 @@ type streamWish struct {
 	form     streamForm
 }
 
-func parseStream(r *http.Request) (*streamWish, error) {
-	w := &streamWish{}
-	if err := w.name(r); err != nil {
-		return nil, err
-	}
+func (w *streamWish) read(r *http.Request) error {
 	q, err := httpx.ParseQuery(r, "group", "mode", "reset", "ack", "lease", "client", "value", "prefetch", "limit", "cursor")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := w.parse(r, q); err != nil {
-		return nil, err
+		return err
 	}
 	n, err := q.Int("prefetch", defaultPrefetch, 1, maxPrefetch)
 	if err != nil {
-		return w, err
+		return err
 	}
 	w.prefetch = int(n)
 	if q.Has("limit") {
 		if w.limit, err = q.Int("limit", 0, 1, 1<<62); err != nil {
-			return w, err
+			return err
 		}
 	}
 	w.form, err = chooseStreamForm(&w.wish)
-	return w, err
+	return err
 }
 
 // receiptList reads the X-Receipt of a poll: receipts of messages just processed, comma separated.

@@ -1,14 +1,11 @@
 package sub
 
 import (
-	"context"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/julienschmidt/httprouter"
 
 	"github.com/kateway/kateway/store"
 )
@@ -92,9 +89,8 @@ func TestResetIsReadStrictly(t *testing.T) {
 	parse := func(query string) *pollWish {
 		t.Helper()
 		r := httptest.NewRequest(http.MethodGet, "/?group=g"+query, nil)
-		named := httprouter.Params{{Key: "app", Value: "shop"}, {Key: "topic", Value: "orders"}, {Key: "ver", Value: "v1"}}
-		w, err := parsePoll(r.WithContext(context.WithValue(r.Context(), httprouter.ParamsKey, named)))
-		if err != nil {
+		w := new(pollWish)
+		if err := w.read(r); err != nil {
 			t.Fatal(err)
 		}
 		return w

@@ -25,9 +25,9 @@ const minLook = 100 * time.Millisecond
 // the group's window.
 const unbounded = math.MaxInt32
 
-// poll is GET /v1/msgs/:app/:topic/:ver.
-func (h *Handler) poll(w http.ResponseWriter, r *http.Request) error {
-	a, err := h.openPoll(w, r)
+// do answers GET /v1/msgs/:app/:topic/:ver.
+func (wish *pollWish) do(h *Handler, w http.ResponseWriter, r *http.Request) error {
+	a, err := h.openPoll(w, r, wish)
 	if err != nil {
 		return err
 	}
@@ -60,11 +60,7 @@ type answer struct {
 }
 
 // openPoll acks what the client has done and makes the request a client of its group. The session is to be closed.
-func (h *Handler) openPoll(w http.ResponseWriter, r *http.Request) (*answer, error) {
-	wish, err := parsePoll(r)
-	if err != nil {
-		return nil, err
-	}
+func (h *Handler) openPoll(w http.ResponseWriter, r *http.Request, wish *pollWish) (*answer, error) {
 	key, err := h.key(r.Context(), &wish.place)
 	if err != nil {
 		return nil, err

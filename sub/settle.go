@@ -28,19 +28,20 @@ type verbJSON struct {
 }
 
 // settle is PUT /v1/msgs/:app/:topic/:ver?group=g.
-func (h *Handler) settle(w http.ResponseWriter, r *http.Request) error {
-	var p place
-	if err := p.name(r); err != nil {
+type settle struct {
+	place
+	query httpx.Query
+}
+
+func (s *settle) read(r *http.Request) (err error) {
+	if s.query, err = httpx.ParseQuery(r, "group", "op", "delay", "lease"); err != nil {
 		return err
 	}
-	q, err := httpx.ParseQuery(r, "group", "op", "delay", "lease")
-	if err != nil {
-		return err
-	}
-	if err := p.setGroup(q); err != nil {
-		return err
-	}
-	list, err := parseSettle(w, r, q)
+	return s.setGroup(s.query)
+}
+
+func (s *settle) do(h *Handler, w http.ResponseWriter, r *http.Request) error {
+	list, err := parseSettle(w, r, s.query)
 	if err != nil {
 		return err
 	}
@@ -50,7 +51,7 @@ func (h *Handler) settle(w http.ResponseWriter, r *http.Request) error {
 			return fmt.Errorf("element %d: %w", i, err)
 		}
 	}
-	key, err := h.key(r.Context(), &p)
+	key, err := h.key(r.Context(), &s.place)
 	if err != nil {
 		return err
 	}
@@ -68,7 +69,7 @@ func (h *Handler) settle(w http.ResponseWriter, r *http.Request) error {
 			outcome[at[i]] = err
 		}
 	}
-	h.forget(p.topic, outcome...)
+	h.forget(s.topic, outcome...)
 	return answerEach(w, outcome)
 }
 

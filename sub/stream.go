@@ -21,10 +21,10 @@ const (
 	autoPrefetch = 512               // what an auto stream takes at once: small messages fill a chunk with it
 )
 
-// stream is GET /v1/stream/:app/:topic/:ver. What it takes to begin is done in a call of its own: the stack that stays
+// do answers GET /v1/stream/:app/:topic/:ver. What it takes to begin is done in a call of its own: the stack that stays
 // under an idle stream is small.
-func (h *Handler) stream(w http.ResponseWriter, r *http.Request) error {
-	s, err := h.openStream(w, r)
+func (wish *streamWish) do(h *Handler, w http.ResponseWriter, r *http.Request) error {
+	s, err := h.openStream(w, r, wish)
 	if err != nil {
 		return err
 	}
@@ -59,11 +59,7 @@ type stream struct {
 }
 
 // openStream makes the request a client of its group. The stream is to be closed.
-func (h *Handler) openStream(w http.ResponseWriter, r *http.Request) (*stream, error) {
-	wish, err := parseStream(r)
-	if err != nil {
-		return nil, err
-	}
+func (h *Handler) openStream(w http.ResponseWriter, r *http.Request, wish *streamWish) (*stream, error) {
 	key, err := h.key(r.Context(), &wish.place)
 	if err != nil {
 		return nil, err

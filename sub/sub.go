@@ -20,6 +20,7 @@ import (
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
 	"github.com/kateway/kateway/meta"
+	"github.com/kateway/kateway/plugins"
 )
 
 // settleTimeout is how long verbs may look for their partitions.
@@ -33,10 +34,11 @@ type Topics interface {
 	Forget(t meta.Topic)
 }
 
-// Config is what a Handler is made of. All fields are needed.
+// Config is what a Handler is made of. All fields but Plugins are needed.
 type Config struct {
 	Groups  group.Opener
 	Topics  Topics
+	Plugins []plugins.Plugin // the chain, the first outermost; none: the caller is the app that the header Appid names
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 }
@@ -45,6 +47,7 @@ type Config struct {
 type Handler struct {
 	groups  group.Opener
 	topics  Topics
+	gate    *plugins.Gate // nil without plugins
 	log     *slog.Logger
 	metrics *metrics
 	chunks  sync.Pool // *chunk: what a request needs only while it writes
@@ -54,17 +57,17 @@ type Handler struct {
 // New makes a Handler and registers its metrics.
 func New(c Config) *Handler {
 	return &Handler{
-		groups: c.Groups, topics: c.Topics, log: c.Log, metrics: newMetrics(c.Metrics),
+		groups: c.Groups, topics: c.Topics, gate: plugins.NewGate(c.Plugins), log: c.Log, metrics: newMetrics(c.Metrics),
 	}
 }
 
 // Routes is the route table of subscribing.
 func (h *Handler) Routes() []httpx.Route {
 	return []httpx.Route{
-		{Method: http.MethodGet, Path: "/v1/msgs/:app/:topic/:ver", Handler: h.poll},
-		{Method: http.MethodPut, Path: "/v1/msgs/:app/:topic/:ver", Handler: h.settle},
-		{Method: http.MethodGet, Path: "/v1/stream/:app/:topic/:ver", Handler: h.stream},
-		{Method: http.MethodPut, Path: "/v1/offsets/:app/:topic/:ver/:group", Handler: h.offsets},
+		{Method: http.MethodGet, Path: "/v1/msgs/:app/:topic/:ver", Handler: h.act(plugins.Subscribe, func() action { return new(pollWish) })},
+		{Method: http.MethodPut, Path: "/v1/msgs/:app/:topic/:ver", Handler: h.act(plugins.Settle, func() action { return new(settle) })},
+		{Method: http.MethodGet, Path: "/v1/stream/:app/:topic/:ver", Handler: h.act(plugins.Subscribe, func() action { return new(streamWish) })},
+		{Method: http.MethodPut, Path: "/v1/offsets/:app/:topic/:ver/:group", Handler: h.act(plugins.Settle, func() action { return new(offsets) })},
 	}
 }
 

@@ -1,0 +1,78 @@
+package sub
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/meta"
+	"github.com/kateway/kateway/plugins"
+)
+
+// action is what a request asks for: its head, read before the plugins are asked, and the work, done when they allow it.
+// The body, if any, is part of the work.
+type action interface {
+	// where is the group that it is about.
+	where() *place
+	// read reads the head, but for the names that where().name reads.
+	read(r *http.Request) error
+	// do does it and answers, as an httpx.Handler.
+	do(h *Handler, w http.ResponseWriter, r *http.Request) error
+}
+
+// act serves actions of one kind.
+func (h *Handler) act(op plugins.Op, fresh func() action) httpx.Handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		a := fresh()
+		if err := a.where().name(r); err != nil {
+			return err
+		}
+		err := a.read(r)
+		switch {
+		case h.gate != nil && !errors.Is(err, errs.InvalidName):
+			return h.pass(w, r, op, a, err)
+		case err != nil:
+			return err
+		}
+		return a.do(h, w, r)
+	}
+}
+
+// pass does the work when the plugins allow it, for the app that they say calls. bad is what is wrong with the head beside
+// names: only who may do it is told.
+func (h *Handler) pass(w http.ResponseWriter, r *http.Request, op plugins.Op, a action, bad error) error {
+	p := a.where()
+	c := plugins.Call{Op: op, App: p.app, Owner: p.topic.App, Topic: p.topic.Name, Ver: p.topic.Ver, Group: p.group}
+	if bad != nil && c.Group == "" { // nothing will be done, but it decides who is told why
+		c.Group = r.URL.Query().Get("group")
+	}
+	return h.gate.Pass(w, r, &c, func(r *http.Request) error {
+		if bad != nil {
+			return bad
+		}
+		p.app = c.App
+		return a.do(h, w, r)
+	})
+}
+
+// place names a group on a topic as the client named them.
+type place struct {
+	topic meta.Topic
+	app   string // who calls
+	group string
+}
+
+func (p *place) where() *place { return p }
+
+// name reads the topic from the path and from the headers who the caller says to be, and checks both.
+func (p *place) name(r *http.Request) error {
+	var err error
+	if p.topic, err = meta.ParseTopic(httpx.Param(r, "app"), httpx.Param(r, "topic"), httpx.Param(r, "ver")); err != nil {
+		return err
+	}
+	if p.app, err = plugins.Caller(r); err != nil {
+		return err
+	}
+	return meta.CheckApp(p.app)
+}
