@@ -149,6 +149,7 @@ func TestKindOf(t *testing.T) {
 		kerr.IllegalGeneration:                errs.Fenced,
 		kerr.UnknownMemberID:                  errs.Fenced,
 		kerr.NonEmptyGroup:                    errs.Conflict,
+		kerr.GroupIDNotFound:                  errs.NotFound,
 		kerr.GroupAuthorizationFailed:         errs.Unavailable,
 		kerr.CoordinatorNotAvailable:          errs.Unavailable,
 		context.DeadlineExceeded:              errs.Unavailable,
