@@ -3,6 +3,7 @@ package test
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/kateway/kateway/internal/zk"
 )
 
 // Three gateways are one service: each publishes, streams of one group on all of them together get every message once,
@@ -263,6 +266,53 @@ func TestStartWithoutZooKeeper(t *testing.T) {
 		if a := publish(g); a.StatusCode != http.StatusCreated {
 			t.Errorf("publish after ZooKeeper's return: %s", a)
 		}
+	}
+}
+
+// Garbage in a node: the last good content serves, on a gateway that starts meanwhile too if it has kept one; /ready and the
+// metrics tell of it, and it is over when the node is good again.
+func TestGarbageInZooKeeper(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	g := f.start("gw1")
+	man := g.manager()
+	man.send(http.StatusCreated, "POST", "/v1/topics", map[string]any{"app": f.app, "topic": "orders", "ver": "v1", "partitions": 3, "replicas": 1})
+	c, err := zk.Open(zk.Config{Servers: strings.Split(f.zk.Addr(), ","), Chroot: "/kateway", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	buckets, err := c.Children(t.Context(), "/meta/topics")
+	if err != nil || len(buckets) != 1 {
+		t.Fatalf("%q, %v", buckets, err)
+	}
+	node := "/meta/topics/" + buckets[0]
+	good, _, err := c.Get(t.Context(), node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, garbage := range []string{"\x00\xff", `{"format":99,"objects":{}}`, `[]`, "", strings.Repeat("x", 900_000)} {
+		if _, err := c.Set(t.Context(), node, []byte(garbage), -1); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, "/ready to tell of it", func() bool {
+			status, parts, detail := g.health("pub")
+			return status == http.StatusOK && parts["meta"] == "degraded" && detail["meta"] != ""
+		})
+		g.client(f.app).want(http.StatusCreated, "POST", "/v1/msgs/orders/v1?partition=2", strings.NewReader("x"))
+		if a := man.want(http.StatusOK, "GET", "/metrics", nil); !strings.Contains(string(a.body), "kateway_meta_faults 1") {
+			t.Errorf("the metrics do not tell of it")
+		}
+		if a := man.want(http.StatusOK, "GET", "/v1/status", nil); !strings.Contains(string(a.body), buckets[0]) {
+			t.Errorf("the status does not name the node: %s", a)
+		}
+		if _, err := c.Set(t.Context(), node, good, -1); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, "/ready to be well", func() bool {
+			_, parts, _ := g.health("pub")
+			return parts["meta"] == "ok"
+		})
 	}
 }
 
