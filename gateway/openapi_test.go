@@ -170,95 +170,8 @@ func TestOpenAPITellsOfEveryCode(t *testing.T) {
 func TestOpenAPIHoldsForRealAnswers(t *testing.T) {
 	g := serveForOpenAPI(t)
 	doc := loadOpenAPI(t)
-	const (
-		publish = "/v1/msgs/{topic}/{ver}"
-		group   = "/v1/msgs/{app}/{topic}/{ver}"
-		stream  = "/v1/stream/{app}/{topic}/{ver}"
-		offsets = "/v1/offsets/{app}/{topic}/{ver}/{group}"
-	)
-	const (
-		app       = "/v1/apps/{app}"
-		topic     = "/v1/topics/{app}/{topic}/{ver}"
-		grant     = "/v1/subscriptions/{app}/{topic}/{ver}/{subscriber}"
-		groups    = "/v1/groups/{app}/{topic}/{ver}"
-		positions = groups + "/{group}/offsets"
-		option    = "/v1/options/{name}"
-	)
 	var receipt string // of the last answer that had one
-	for _, c := range []struct {
-		method, path, query, body string
-		header                    http.Header
-		want                      int
-	}{
-		{"POST", publish, "", "hello", nil, 201},
-		{"POST", publish, "key=k&ack=local", "hello", http.Header{"X-Tag": {"a;b"}, "Content-Type": {"text/plain"}, "X-Msg-One": {"1"}}, 201},
-		{"POST", publish, "batch=lines", "one\ntwo\n", nil, 201},
-		{"POST", publish, "batch=lines&partition=99", "one\n", nil, 400},
-		{"POST", publish, "async=1", "later", nil, 202},
-		{"POST", publish, "batch=nonsense", "x", nil, 415},
-		{"POST", publish, "ack=maybe", "x", nil, 400},
-		{"POST", publish, "key=" + strings.Repeat("k", 4097), "x", nil, 413},
-		{"POST", publish, "", "x", http.Header{"Content-Encoding": {"br"}}, 415},
-		{"DELETE", publish, "", "", nil, 405},
-		{"GET", group, "group=g&ack=explicit", "", nil, 200},
-		{"PUT", group, "group=g&op=ack", "", http.Header{"X-Receipt": {"LAST"}}, 200},
-		{"PUT", group, "group=g&op=ack", "", http.Header{"X-Receipt": {"bm9uc2Vuc2U"}}, 409},
-		{"PUT", group, "group=g", `[{"receipt":"LAST","op":"ack"},{"receipt":"bm9uc2Vuc2U","op":"ack"}]`, nil, 207},
-		{"PUT", group, "group=g", `[{"receipt":`, nil, 400},
-		{"GET", group, "group=g&batch=100", "", nil, 200},
-		{"GET", group, "group=g&wait=1ms", "", nil, 204},
-		{"GET", group, "", "", nil, 400},
-		{"GET", stream, "group=h&limit=2", "", nil, 200},
-		{"GET", stream, "group=i&limit=1", "", http.Header{"Accept": {"text/event-stream"}}, 200},
-		{"GET", stream, "group=j&limit=1", "", http.Header{"Accept": {"text/plain"}}, 200},
-		{"GET", stream, "group=k&mode=other", "", nil, 400},
-		{"PUT", offsets, "", `[{"partition":0,"offset":1000000}]`, nil, 409},
-		{"PUT", offsets, "", `{}`, nil, 400},
-		{"GET", "/alive", "", "", nil, 200},
-		{"GET", "/ready", "", "", nil, 200},
-		{"GET", "/ready", "role=nobody", "", nil, 400},
-		{"GET", "/openapi.json", "", "", nil, 200},
-		{"GET", "/metrics", "", "", nil, 200},
-		{"POST", "/v1/apps", "", `{"app":"default","description":"d"}`, nil, 201},
-		{"POST", "/v1/apps", "", `{"app":"default"}`, nil, 409},
-		{"POST", "/v1/apps", "", `{"app":"a_b"}`, nil, 400},
-		{"GET", "/v1/apps", "limit=1", "", nil, 200},
-		{"GET", app, "", "", nil, 200},
-		{"PATCH", app, "", `{"description":"other"}`, nil, 200},
-		{"POST", app + "/keys", "", `{"use":"pub","name":"ci"}`, nil, 201},
-		{"GET", app + "/keys", "", "", nil, 200},
-		{"DELETE", app + "/keys/{id}", "", "", nil, 404},
-		{"GET", "/v1/topics", "", "", nil, 200},
-		{"GET", topic, "", "", nil, 200},
-		{"PATCH", topic, "", `{"partitions":2}`, nil, 200},
-		{"PATCH", topic, "", `{"partitions":1}`, nil, 400},
-		{"POST", "/v1/topics", "", `{"app":"default","topic":"more","ver":"v1"}`, nil, 201},
-		{"PUT", grant, "", `{"groups":["billing"]}`, nil, 201},
-		{"GET", grant, "", "", nil, 200},
-		{"GET", "/v1/subscriptions", "", "", nil, 200},
-		{"DELETE", grant, "", "", nil, 204},
-		{"GET", groups, "", "", nil, 200},
-		{"GET", groups + "/{group}", "", "", nil, 200},
-		{"PUT", positions, "", `{"to":"oldest"}`, nil, 200},
-		{"PUT", positions, "", `{"to":"yesterday"}`, nil, 400},
-		{"GET", "/v1/peek/{app}/{topic}/{ver}", "n=2", "", nil, 200},
-		{"DELETE", groups + "/{group}", "", "", nil, 204},
-		{"DELETE", groups + "/{group}", "", "", nil, 404},
-		{"GET", "/v1/gateways", "", "", nil, 200},
-		{"GET", "/v1/clients", "sort=messages", "", nil, 200},
-		{"GET", "/v1/status", "", "", nil, 200},
-		{"GET", "/v1/clusters", "", "", nil, 200},
-		{"GET", "/v1/options", "", "", nil, 200},
-		{"GET", option, "", "", nil, 200},
-		{"PUT", option, "", `{"value":"debug"}`, nil, 200},
-		{"PUT", option, "", `{"value":"loud"}`, nil, 400},
-		{"GET", "/v1/adminkeys", "", "", nil, 200},
-		{"POST", "/v1/adminkeys", "", `{"name":"ops","role":"viewer"}`, nil, 201},
-		{"DELETE", "/v1/adminkeys/{id}", "", "", nil, 404},
-		{"POST", "/v1/refresh", "", "", nil, 200},
-		{"GET", "/alive", "", "", http.Header{"Many": slices.Repeat([]string{"x"}, 65)}, 431},
-		{"GET", stream, "group=g", "", http.Header{"Origin": {"https://elsewhere.example"}}, 403},
-	} {
+	for _, c := range slices.Concat(dataRequests(), managementRequests()) {
 		t.Run(fmt.Sprintf("%s %s?%.40s %d", c.method, c.path, c.query, c.want), func(t *testing.T) {
 			role := roleOf(g, c.method, c.path)
 			if c.path == "/ready" {
@@ -373,5 +286,104 @@ func checkMessage(t *testing.T, doc *openapi3.T, line []byte) {
 	}
 	if err := doc.Components.Schemas["Message"].Value.VisitJSON(v, openapi3.EnableJSONSchema2020()); err != nil {
 		t.Errorf("%s: %v", line, err)
+	}
+}
+
+// exchange is a request and the status that it must get.
+type exchange struct {
+	method, path, query, body string
+	header                    http.Header
+	want                      int
+}
+
+func dataRequests() []exchange {
+	const (
+		publish = "/v1/msgs/{topic}/{ver}"
+		group   = "/v1/msgs/{app}/{topic}/{ver}"
+		stream  = "/v1/stream/{app}/{topic}/{ver}"
+		offsets = "/v1/offsets/{app}/{topic}/{ver}/{group}"
+	)
+	return []exchange{
+		{"POST", publish, "", "hello", nil, 201},
+		{"POST", publish, "key=k&ack=local", "hello", http.Header{"X-Tag": {"a;b"}, "Content-Type": {"text/plain"}, "X-Msg-One": {"1"}}, 201},
+		{"POST", publish, "batch=lines", "one\ntwo\n", nil, 201},
+		{"POST", publish, "batch=lines&partition=99", "one\n", nil, 400},
+		{"POST", publish, "async=1", "later", nil, 202},
+		{"POST", publish, "batch=nonsense", "x", nil, 415},
+		{"POST", publish, "ack=maybe", "x", nil, 400},
+		{"POST", publish, "key=" + strings.Repeat("k", 4097), "x", nil, 413},
+		{"POST", publish, "", "x", http.Header{"Content-Encoding": {"br"}}, 415},
+		{"DELETE", publish, "", "", nil, 405},
+		{"GET", group, "group=g&ack=explicit", "", nil, 200},
+		{"PUT", group, "group=g&op=ack", "", http.Header{"X-Receipt": {"LAST"}}, 200},
+		{"PUT", group, "group=g&op=ack", "", http.Header{"X-Receipt": {"bm9uc2Vuc2U"}}, 409},
+		{"PUT", group, "group=g", `[{"receipt":"LAST","op":"ack"},{"receipt":"bm9uc2Vuc2U","op":"ack"}]`, nil, 207},
+		{"PUT", group, "group=g", `[{"receipt":`, nil, 400},
+		{"GET", group, "group=g&batch=100", "", nil, 200},
+		{"GET", group, "group=g&wait=1ms", "", nil, 204},
+		{"GET", group, "", "", nil, 400},
+		{"GET", stream, "group=h&limit=2", "", nil, 200},
+		{"GET", stream, "group=i&limit=1", "", http.Header{"Accept": {"text/event-stream"}}, 200},
+		{"GET", stream, "group=j&limit=1", "", http.Header{"Accept": {"text/plain"}}, 200},
+		{"GET", stream, "group=k&mode=other", "", nil, 400},
+		{"PUT", offsets, "", `[{"partition":0,"offset":1000000}]`, nil, 409},
+		{"PUT", offsets, "", `{}`, nil, 400},
+		{"GET", "/alive", "", "", nil, 200},
+		{"GET", "/ready", "", "", nil, 200},
+		{"GET", "/ready", "role=nobody", "", nil, 400},
+		{"GET", "/openapi.json", "", "", nil, 200},
+		{"GET", "/metrics", "", "", nil, 200},
+		{"GET", "/alive", "", "", http.Header{"Many": slices.Repeat([]string{"x"}, 65)}, 431},
+		{"GET", stream, "group=g", "", http.Header{"Origin": {"https://elsewhere.example"}}, 403},
+	}
+}
+
+func managementRequests() []exchange {
+	const (
+		app       = "/v1/apps/{app}"
+		topic     = "/v1/topics/{app}/{topic}/{ver}"
+		grant     = "/v1/subscriptions/{app}/{topic}/{ver}/{subscriber}"
+		groups    = "/v1/groups/{app}/{topic}/{ver}"
+		positions = groups + "/{group}/offsets"
+		option    = "/v1/options/{name}"
+	)
+	return []exchange{
+		{"POST", "/v1/apps", "", `{"app":"default","description":"d"}`, nil, 201},
+		{"POST", "/v1/apps", "", `{"app":"default"}`, nil, 409},
+		{"POST", "/v1/apps", "", `{"app":"a_b"}`, nil, 400},
+		{"GET", "/v1/apps", "limit=1", "", nil, 200},
+		{"GET", app, "", "", nil, 200},
+		{"PATCH", app, "", `{"description":"other"}`, nil, 200},
+		{"POST", app + "/keys", "", `{"use":"pub","name":"ci"}`, nil, 201},
+		{"GET", app + "/keys", "", "", nil, 200},
+		{"DELETE", app + "/keys/{id}", "", "", nil, 404},
+		{"GET", "/v1/topics", "", "", nil, 200},
+		{"GET", topic, "", "", nil, 200},
+		{"PATCH", topic, "", `{"partitions":2}`, nil, 200},
+		{"PATCH", topic, "", `{"partitions":1}`, nil, 400},
+		{"POST", "/v1/topics", "", `{"app":"default","topic":"more","ver":"v1"}`, nil, 201},
+		{"PUT", grant, "", `{"groups":["billing"]}`, nil, 201},
+		{"GET", grant, "", "", nil, 200},
+		{"GET", "/v1/subscriptions", "", "", nil, 200},
+		{"DELETE", grant, "", "", nil, 204},
+		{"GET", groups, "", "", nil, 200},
+		{"GET", groups + "/{group}", "", "", nil, 200},
+		{"PUT", positions, "", `{"to":"oldest"}`, nil, 200},
+		{"PUT", positions, "", `{"to":"yesterday"}`, nil, 400},
+		{"GET", "/v1/peek/{app}/{topic}/{ver}", "n=2", "", nil, 200},
+		{"DELETE", groups + "/{group}", "", "", nil, 204},
+		{"DELETE", groups + "/{group}", "", "", nil, 404},
+		{"GET", "/v1/gateways", "", "", nil, 200},
+		{"GET", "/v1/clients", "sort=messages", "", nil, 200},
+		{"GET", "/v1/status", "", "", nil, 200},
+		{"GET", "/v1/clusters", "", "", nil, 200},
+		{"GET", "/v1/options", "", "", nil, 200},
+		{"GET", option, "", "", nil, 200},
+		{"PUT", option, "", `{"value":"debug"}`, nil, 200},
+		{"PUT", option, "", `{"value":"loud"}`, nil, 400},
+		{"GET", "/v1/adminkeys", "", "", nil, 200},
+		{"POST", "/v1/adminkeys", "", `{"name":"ops","role":"viewer"}`, nil, 201},
+		{"DELETE", "/v1/adminkeys/{id}", "", "", nil, 404},
+		{"POST", "/v1/refresh", "", "", nil, 200},
 	}
 }

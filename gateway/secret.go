@@ -18,7 +18,7 @@ func loadSecret(dir string) ([]byte, error) {
 	b, err := os.ReadFile(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return makeSecret(dir, name)
+		return makeSecret(name)
 	case err != nil:
 		return nil, fmt.Errorf("reading the secret: %w", err)
 	case len(b) != secretSize:
@@ -27,7 +27,7 @@ func loadSecret(dir string) ([]byte, error) {
 	return b, nil
 }
 
-func makeSecret(dir, name string) (secret []byte, err error) {
+func makeSecret(name string) (secret []byte, err error) {
 	secret = make([]byte, secretSize)
 	_, _ = rand.Read(secret) // never fails
 	if err := writeFile(name, secret); err != nil {

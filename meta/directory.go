@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -285,7 +286,7 @@ func (d *Directory) put(e *edition, id ID, data []byte) {
 		e.remove(id)
 		return
 	}
-	if o, ok := e.of(id.Kind).get(id.Name); ok && string(o.data) == string(data) {
+	if o, ok := e.of(id.Kind).get(id.Name); ok && bytes.Equal(o.data, data) {
 		delete(d.unsound, id)
 		return
 	}

@@ -358,7 +358,7 @@ func TestStrangersAreRefused(t *testing.T) {
 	g := f.start("gw1")
 	man := g.manager()
 	man.want(http.StatusForbidden, "GET", "/v1/apps", nil, "Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site")
-	req, err := http.NewRequestWithContext(t.Context(), "GET", g.man+"/v1/apps", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, g.man+"/v1/apps", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -371,7 +371,7 @@ func TestStrangersAreRefused(t *testing.T) {
 	if resp.StatusCode != http.StatusForbidden {
 		t.Errorf("a foreign host name: %s", resp.Status)
 	}
-	if resp, err := http.Get(g.await("peer") + "/peer/v1/clients"); err == nil {
+	if resp, err := man.http.Get(g.await("peer") + "/peer/v1/clients"); err == nil {
 		resp.Body.Close()
 		t.Errorf("a stranger on the peer address is answered: %s", resp.Status)
 	}

@@ -139,23 +139,23 @@ type terminal struct {
 
 func newTerminal(t *testing.T, g *gateway) *terminal {
 	t.Helper()
-	real := map[string]string{}
+	leads := map[string]string{}
 	for documented, base := range map[string]string{"127.0.0.1:9191": g.pub, "127.0.0.1:9193": g.man} {
 		u, err := url.Parse(base)
 		if err != nil {
 			t.Fatal(err)
 		}
-		real[documented] = u.Host
+		leads[documented] = u.Host
 	}
-	return openTerminal(t, "", real)
+	return openTerminal(t, "", leads)
 }
 
-// openTerminal starts a shell that works in dir; real says where the documented addresses lead.
-func openTerminal(t *testing.T, dir string, real map[string]string, env ...string) *terminal {
+// openTerminal starts a shell that works in dir; leads says where the documented addresses lead.
+func openTerminal(t *testing.T, dir string, leads map[string]string, env ...string) *terminal {
 	t.Helper()
 	home := t.TempDir()
 	var rc strings.Builder
-	for documented, addr := range real {
+	for documented, addr := range leads {
 		fmt.Fprintf(&rc, "connect-to = \"%s:%s\"\n", documented, addr)
 	}
 	if err := os.WriteFile(filepath.Join(home, ".curlrc"), []byte(rc.String()), 0o600); err != nil {

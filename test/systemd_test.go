@@ -64,8 +64,10 @@ func TestUnderSystemd(t *testing.T) {
 			t.Fatalf("systemd was told %q, %v; want %s", b[:n], err, state)
 		}
 	}
+	client := &http.Client{Transport: &http.Transport{}}
+	t.Cleanup(client.CloseIdleConnections)
 	publish := func() error {
-		resp, err := http.Post(base+"/v1/msgs/orders/v1", "text/plain", strings.NewReader("x"))
+		resp, err := client.Post(base+"/v1/msgs/orders/v1", "text/plain", strings.NewReader("x"))
 		if err != nil {
 			return err
 		}
@@ -80,7 +82,7 @@ func TestUnderSystemd(t *testing.T) {
 	if err := publish(); err != nil {
 		t.Fatal(err)
 	}
-	http.DefaultClient.CloseIdleConnections()
+	client.CloseIdleConnections()
 	_ = first.Process.Signal(syscall.SIGTERM)
 	expect("STOPPING=1")
 	if err := first.Wait(); err != nil {

@@ -16,19 +16,19 @@ import (
 func TestWalk(t *testing.T) {
 	t.Parallel()
 	steps := stepsOf(t, "../docs/operations.md", "\n## A walk\n", "\x00")
-	real := map[string]string{"127.0.0.1:9092": testkit.Kafka(t).Addrs()[0], "127.0.0.1:2181": testkit.ZooKeeper(t)}
+	leads := map[string]string{"127.0.0.1:9092": testkit.Kafka(t).Addrs()[0], "127.0.0.1:2181": testkit.ZooKeeper(t)}
 	for _, port := range []string{"9191", "9193", "9195", "9291", "9293", "9295", "9391", "9393", "9395"} {
-		real["127.0.0.1:"+port] = freeAddress(t)
+		leads["127.0.0.1:"+port] = freeAddress(t)
 	}
 	home := t.TempDir()
 	bin := filepath.Join(home, "bin")
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(bin, "kateway"), []byte(translator(real)), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(bin, "kateway"), []byte(translator(leads)), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	sh := openTerminal(t, home, real, "PATH="+bin+":"+os.Getenv("PATH"))
+	sh := openTerminal(t, home, leads, "PATH="+bin+":"+os.Getenv("PATH"))
 	sh.run("exec 2>&1") // what goes wrong is to be seen
 	for _, s := range steps {
 		if out := sh.run(s.commands); s.prints != "" && !matches(s.prints, out) {
@@ -43,9 +43,9 @@ func TestWalk(t *testing.T) {
 }
 
 // translator is a program that runs kateway with the real addresses in place of the documented ones.
-func translator(real map[string]string) string {
+func translator(leads map[string]string) string {
 	var rules strings.Builder
-	for documented, addr := range real {
+	for documented, addr := range leads {
 		fmt.Fprintf(&rules, " -e 's/%s/%s/g'", strings.ReplaceAll(documented, ".", `\.`), addr)
 	}
 	return fmt.Sprintf(`#!/bin/bash
@@ -53,7 +53,7 @@ args=()
 for a in "$@"; do args+=("$(printf '%%s' "$a" | sed%s)"); done
 if [ "$1" = gk ]; then export KATEWAY_MAN="http://%s"; fi
 exec %s "${args[@]}"
-`, rules.String(), real["127.0.0.1:9193"], binary)
+`, rules.String(), leads["127.0.0.1:9193"], binary)
 }
 
 // freeAddress is an address of this machine that nobody listens on now.

@@ -1,6 +1,7 @@
 package file
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -134,7 +135,7 @@ func (s *Source) read(id meta.ID, always bool) {
 		return
 	}
 	s.files[id] = seen{stamp, data}
-	if was.data == nil || string(was.data) != string(data) {
+	if was.data == nil || !bytes.Equal(was.data, data) {
 		s.pending[id] = data
 	}
 }
