@@ -32,7 +32,7 @@ func suite(t *testing.T, prefix string) {
 	}
 	inner := func(t *testing.T, s store.Store) *mem.Store {
 		p := s.(*prefixed)
-		l, _, err := p.Stores.use(t.Context(), p.prefix+"any")
+		l, _, err := p.use(t.Context(), p.prefix+"any")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -44,11 +45,11 @@ func (s *Store) settingsOf(ctx context.Context, topics []string, names ...string
 		}
 		for i := range resp.Resources {
 			r := &resp.Resources[i]
-			switch err := kerr.ErrorForCode(r.ErrorCode); err {
-			case nil:
+			err := kerr.ErrorForCode(r.ErrorCode)
+			switch {
+			case err == nil:
 				found[r.ResourceName] = values(r.Configs)
-			case kerr.UnknownTopicOrPartition:
-			default:
+			case !errors.Is(err, kerr.UnknownTopicOrPartition):
 				return nil, fmt.Errorf("topic %q: %w", r.ResourceName, err)
 			}
 		}
