@@ -89,6 +89,7 @@ func TestGatewaysComeAndGo(t *testing.T) {
 	third := f.start("gw3") // joins
 	agree(t, "gw1 gw2 gw3", stays, third)
 	live.Store(&[]*client{stays.client(f.app), third.client(f.app)})
+	r.run("orders", each, 1) // on the third
 	more(200)
 	goes.stop() // leaves in order
 	agree(t, "gw1 gw3", stays, third)
