@@ -51,15 +51,17 @@ func (l *link) dial(network, addr string, timeout time.Duration) (net.Conn, erro
 	return c, nil
 }
 
-// cut closes what is connected; down: and lets nobody connect again.
-func (l *link) cut(down bool) {
+// cut closes what is connected, and answers whether anything was; down: and lets nobody connect again.
+func (l *link) cut(down bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.down = down
+	n := len(l.conns)
 	for c := range l.conns {
 		_ = c.Close()
 	}
 	clear(l.conns)
+	return n > 0
 }
 
 // keeper is a part of a ZooKeeper.
