@@ -38,9 +38,19 @@ func decode(id ID, data []byte) (Record, error) {
 		return nil, fmt.Errorf("%s: %w", id, err)
 	}
 	if t, ok := r.(*TopicRecord); ok {
-		t.place = t.Place()
+		t.gather()
 	}
 	return r, nil
+}
+
+// gather puts the parts of the topic's name into one string, so that who compares them reads one place of memory and not
+// three, and makes its place.
+func (t *TopicRecord) gather() {
+	whole := t.Topic().Store()
+	t.App, t.Name, t.Ver = whole[:len(t.App)], whole[len(t.App)+1:len(whole)-len(t.Ver)-1], whole[len(whole)-len(t.Ver):]
+	if t.place = t.Place(); t.place == whole {
+		t.place = whole
+	}
 }
 
 // blank is an empty record of the kind; nil where there is no such kind.

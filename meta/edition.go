@@ -7,7 +7,7 @@ type edition struct {
 	renamed map[Kind]bool                  // whose names are others now
 	gone    []Topic                        // topics that are no longer registered, or made anew
 
-	topics edit[Topic, *TopicRecord]
+	topics *topicEdit
 	grants edit[grant, *Subscription]
 	keys   edit[string, appKey]
 
@@ -85,7 +85,7 @@ func (e *edition) link(r Record) {
 			e.keys.set(r.Keys[i].KeyID, appKey{r, &r.Keys[i]})
 		}
 	case *TopicRecord:
-		e.topics.set(r.Topic(), r)
+		e.topics.set(r)
 		e.topicsOf.add(r.App, 1)
 		e.topicsIn.add(clusterName(r.Cluster), 1)
 	case *Subscription:
@@ -118,7 +118,7 @@ func (e *edition) changed() bool { return len(e.objects) > 0 }
 func (e *edition) done(stale bool) *Snapshot {
 	s := &Snapshot{
 		objects: map[Kind]*table{},
-		topics:  e.topics.done(), grants: e.grants.done(), keys: e.keys.done(),
+		topics:  e.topics.topicTable, grants: e.grants.done(), keys: e.keys.done(),
 		topicsOf: e.topicsOf.done(), appsIn: e.appsIn.done(), topicsIn: e.topicsIn.done(),
 		revision: e.from.revision + 1, stale: stale,
 	}

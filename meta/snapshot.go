@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"hash/maphash"
 	"slices"
 	"sync/atomic"
 )
@@ -9,7 +10,7 @@ import (
 // concurrently. The records that it answers are shared: nobody writes to them. Copy one to change it.
 type Snapshot struct {
 	objects map[Kind]*table
-	topics  sharded[Topic, *TopicRecord]
+	topics  topicTable
 	grants  sharded[grant, *Subscription]
 	keys    sharded[string, appKey]
 
@@ -47,7 +48,7 @@ type appKey struct {
 }
 
 func newSnapshot() *Snapshot {
-	s := &Snapshot{objects: map[Kind]*table{}}
+	s := &Snapshot{objects: map[Kind]*table{}, topics: topicTable{seed: maphash.MakeSeed()}}
 	for _, k := range Kinds() {
 		s.objects[k] = &table{}
 	}
@@ -56,8 +57,7 @@ func newSnapshot() *Snapshot {
 
 // Topic is how the topic is registered; nil where it is not. It is asked for by every publish: no allocation, one hash and one map read.
 func (s *Snapshot) Topic(t Topic) *TopicRecord {
-	r, _ := s.topics.get(t)
-	return r
+	return s.topics.get(t)
 }
 
 // App is nil where there is none of this name.
