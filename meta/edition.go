@@ -27,7 +27,10 @@ func (e *edition) of(kind Kind) *sharded[string, object] {
 	if ed := e.objects[kind]; ed != nil {
 		return &ed.sharded
 	}
-	return &e.from.objects[kind].sharded
+	if t := e.from.objects[kind]; t != nil {
+		return &t.sharded
+	}
+	return new(sharded[string, object]) // a kind that there is not
 }
 
 func (e *edition) touch(kind Kind) *edit[string, object] {
