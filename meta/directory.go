@@ -81,10 +81,12 @@ func NewDirectory(cfg Config) *Directory {
 // Run follows the source until ctx ends. It does not close the source. It is called once.
 func (d *Directory) Run(ctx context.Context) error {
 	var keeper sync.WaitGroup
-	if d.keep != "" {
-		keeper.Go(func() { d.keepOn(ctx) })
-	}
 	defer keeper.Wait()
+	keeping, end := context.WithCancel(context.WithoutCancel(ctx)) // beyond ours: it keeps what comes last
+	defer end()
+	if d.keep != "" {
+		keeper.Go(func() { d.keepOn(keeping) })
+	}
 	late := time.AfterFunc(patience, d.sourceIsLate)
 	defer late.Stop()
 	pause := minPause

@@ -31,6 +31,7 @@ const (
 func (d *Directory) keepOn(ctx context.Context) {
 	var written uint64
 	for {
+		last := ctx.Err() != nil // asked before the snapshot is: nothing changes it after the end
 		changed := d.Changed()
 		pause := minKeep
 		if s, fresh := d.fresh(); fresh && s.Revision() != written {
@@ -42,7 +43,7 @@ func (d *Directory) keepOn(ctx context.Context) {
 			}
 			pause = max(pause, 10*time.Since(begin))
 		}
-		if ctx.Err() != nil {
+		if last {
 			return
 		}
 		if wait(ctx, pause) {

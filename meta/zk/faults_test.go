@@ -196,13 +196,11 @@ func TestNoChangeIsMissed(t *testing.T) {
 		i := changes
 		id := appID(rand.IntN(500))
 		if was, ok := want[id]; ok && rand.IntN(10) == 0 {
-			if _, err := writer.Apply(within(t), meta.Change{ID: id, Match: meta.ETag([]byte(was))}); err != nil {
-				t.Fatal(err)
-			}
+			insist(t, writer, meta.Change{ID: id, Match: meta.ETag([]byte(was))})
 			delete(want, id)
 		} else {
 			data := fmt.Sprintf(`{"app":%q,"class":"standard","limits":{"topics":%d}}`, id.Name, i)
-			apply(t, writer, id, []byte(data))
+			insist(t, writer, meta.Change{ID: id, Data: []byte(data)})
 			want[id] = data
 		}
 		if rand.IntN(100) == 0 && k.links[s].cut(false) {
@@ -268,5 +266,19 @@ func gone(t *testing.T, c *zk.Client, path string) {
 			t.Fatal(err)
 		}
 		<-changed
+	}
+}
+
+// insist makes a change, again where a busy machine lost the connection over it.
+func insist(t *testing.T, s meta.Source, c meta.Change) {
+	t.Helper()
+	for {
+		_, err := s.Apply(within(t), c)
+		if err == nil || c.Data == nil && errors.Is(err, errs.NotFound) {
+			return
+		}
+		if !errors.Is(err, errs.Unavailable) {
+			t.Fatal(err)
+		}
 	}
 }
