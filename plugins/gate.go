@@ -4,10 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
 )
+
+// linger is how long a client whose request was refused may go on sending its body.
+const linger = time.Second
 
 // DefaultApp is who calls without saying so, in open mode.
 const DefaultApp = "default"
@@ -71,9 +75,16 @@ func (g *Gate) Pass(w http.ResponseWriter, r *http.Request, c *Call, work func(r
 		err = fmt.Errorf("the plugin chain ended without a word: %w", errs.Internal)
 	}
 	if r.ContentLength != 0 && r.ProtoMajor == 1 {
-		w.Header()["Connection"] = []string{"close"}
+		hangUp(w)
 	}
 	return err
+}
+
+// hangUp closes the connection behind the answer. What the client still sends of its body is thrown away for a moment, since
+// a connection that is closed with unread bytes takes the answer along.
+func hangUp(w http.ResponseWriter) {
+	w.Header()["Connection"] = []string{"close"}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(linger)) // fails only where there is no connection
 }
 
 // work is the end of every chain.
