@@ -95,9 +95,8 @@ func (c *counters) failed(kind errs.Kind, n int) {
 	c.failures.WithLabelValues(c.label, kind.Code()).Add(float64(n))
 }
 
-// outcome counts each message by what became of it.
-func (c *counters) outcome(err error, msgs []*store.Message) {
-	stored, bytes := 0, 0
+// outcome counts each message by what became of it, and answers how many were stored and their bytes.
+func (c *counters) outcome(err error, msgs []*store.Message) (stored, bytes int) {
 	for i, m := range msgs {
 		if err != nil {
 			if failure := store.Each(err, i); failure != nil {
@@ -110,4 +109,5 @@ func (c *counters) outcome(err error, msgs []*store.Message) {
 	}
 	c.messages.Add(float64(stored))
 	c.bytes.Add(float64(bytes))
+	return stored, bytes
 }

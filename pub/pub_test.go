@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/internal/online"
 	"github.com/kateway/kateway/meta"
 	"github.com/kateway/kateway/store"
 	"github.com/kateway/kateway/store/mem"
@@ -37,6 +38,7 @@ type gateway struct {
 	store   *mem.Store
 	metrics *prometheus.Registry
 	log     *bytes.Buffer
+	online  *online.Tracker
 }
 
 type ignore struct{}
@@ -46,7 +48,7 @@ func (ignore) Observe(*http.Request, string, int, int64, time.Duration) {}
 // newGateway starts one; change, if not nil, may alter what it stands on.
 func newGateway(t testing.TB, change func(*Config)) *gateway {
 	t.Helper()
-	g := &gateway{store: mem.New(), metrics: prometheus.NewRegistry(), log: new(bytes.Buffer)}
+	g := &gateway{store: mem.New(), metrics: prometheus.NewRegistry(), log: new(bytes.Buffer), online: online.NewTracker()}
 	c := Config{Store: g.store, Topics: meta.NewOpen(g.store, store.Topic{Partitions: partitions}),
 		Log: slog.New(slog.NewTextHandler(g.log, nil)), Metrics: g.metrics}
 	if change != nil {
@@ -57,7 +59,9 @@ func newGateway(t testing.TB, change func(*Config)) *gateway {
 	for _, r := range g.handler.Routes() {
 		router.Handler(r.Method, r.Path, httpx.Wrap(r.Path, r.Handler, slog.New(slog.DiscardHandler), ignore{}))
 	}
-	g.Server = httptest.NewServer(router)
+	g.Server = httptest.NewUnstartedServer(router)
+	g.Config.ConnContext = g.online.ConnContext
+	g.Start()
 	t.Cleanup(func() {
 		g.Close()
 		if err := g.handler.Close(context.Background()); err != nil {

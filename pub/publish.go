@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/online"
 	"github.com/kateway/kateway/meta"
 	"github.com/kateway/kateway/plugins"
 	"github.com/kateway/kateway/store"
@@ -102,9 +103,16 @@ func (h *Handler) send(ctx context.Context, q *request, c *slab) error {
 	h.metrics.took(time.Since(start))
 	if anyStored(err) {
 		q.counters = h.metrics.of(q.topic)
-		q.counters.outcome(err, msgs)
+		stored, bytes := q.counters.outcome(err, msgs)
+		q.published(ctx, stored, bytes)
 	}
 	return err
+}
+
+// published says that the client is here and publishes. A topic is its publisher's own.
+func (q *request) published(ctx context.Context, messages, bytes int) {
+	t := &q.topic
+	online.Of(ctx).Published(t.App, t.App, t.Name, t.Ver, messages, int64(bytes))
 }
 
 // toStore stores the messages in the topic, under its name in the store. A topic that turns out to have been deleted

@@ -153,6 +153,10 @@ func (q *queue) close(ctx context.Context) error {
 // enqueue answers an async publish. The topic is asked for here, so that the client hears of it when it may not be used.
 func (h *Handler) enqueue(ctx context.Context, w http.ResponseWriter, q *request, c *slab) error {
 	_, err := h.use(ctx, q.topic)
+	messages, bytes := len(c.refs), 0 // once it is queued it is no longer ours to look at
+	for _, m := range c.refs {
+		bytes += m.Size()
+	}
 	if err == nil {
 		weight := int64(cap(c.body) + len(c.refs)*messageWeight)
 		err = h.queue.push(q.topic, job{ack: q.ack, content: c, weight: weight})
@@ -161,6 +165,7 @@ func (h *Handler) enqueue(ctx context.Context, w http.ResponseWriter, q *request
 		h.release(c)
 		return err
 	}
+	q.published(ctx, messages, bytes)
 	respond(w, http.StatusAccepted, []byte("{\"queued\":true}\n"))
 	return nil
 }

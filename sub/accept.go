@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/online"
 )
 
 const (
@@ -48,6 +49,14 @@ const (
 
 func (f streamForm) contentType() string {
 	return [...]string{streamLines: typeJSONLines, streamText: typeText, streamEvents: typeEvents}[f]
+}
+
+// kind is what a client of this form is listed as.
+func (f streamForm) kind() string {
+	if f == streamEvents {
+		return online.SSE
+	}
+	return online.Stream
 }
 
 func chooseStreamForm(w *wish) (streamForm, error) {

@@ -1,11 +1,13 @@
 package sub
 
 import (
+	"context"
 	"errors"
 	"net/http"
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/internal/online"
 	"github.com/kateway/kateway/meta"
 	"github.com/kateway/kateway/plugins"
 )
@@ -15,34 +17,42 @@ import (
 type action interface {
 	// where is the group that it is about.
 	where() *place
-	// read reads the head, but for the names that where().name reads.
+	// read reads the head but for the names that where().name reads.
 	read(r *http.Request) error
 	// do does it and answers, as an httpx.Handler.
 	do(h *Handler, w http.ResponseWriter, r *http.Request) error
 }
 
-// act serves actions of one kind.
+// act serves actions of one kind. Its frame stays under every stream, so it does little itself.
 func (h *Handler) act(op plugins.Op, fresh func() action) httpx.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		a := fresh()
-		if err := a.where().name(r); err != nil {
-			return err
+		bad := readHead(a, r)
+		if h.gate != nil {
+			return h.pass(w, r, op, a, bad)
 		}
-		err := a.read(r)
-		switch {
-		case h.gate != nil && !errors.Is(err, errs.InvalidName):
-			return h.pass(w, r, op, a, err)
-		case err != nil:
-			return err
+		if bad != nil {
+			return bad
 		}
 		return a.do(h, w, r)
 	}
 }
 
-// pass does the work when the plugins allow it, for the app that they say calls. bad is what is wrong with the head beside
-// names: only who may do it is told.
+// readHead reads names, then the rest.
+func readHead(a action, r *http.Request) error {
+	if err := a.where().name(r); err != nil {
+		return err
+	}
+	return a.read(r)
+}
+
+// pass does the work when the plugins allow it, for the app that they say calls. bad is what is wrong with the head. Names
+// come before anything else; of the rest only who may do it is told.
 func (h *Handler) pass(w http.ResponseWriter, r *http.Request, op plugins.Op, a action, bad error) error {
 	p := a.where()
+	if errors.Is(bad, errs.InvalidName) || p.app == "" {
+		return bad
+	}
 	c := plugins.Call{Op: op, App: p.app, Owner: p.topic.App, Topic: p.topic.Name, Ver: p.topic.Ver, Group: p.group}
 	if bad != nil && c.Group == "" { // nothing will be done, but it decides who is told why
 		c.Group = r.URL.Query().Get("group")
@@ -64,6 +74,11 @@ type place struct {
 }
 
 func (p *place) where() *place { return p }
+
+// use says that the client is here and subscribes, until the use is done.
+func (p *place) use(ctx context.Context, kind string) *online.Use {
+	return online.Of(ctx).Subscribed(kind, p.app, p.topic.App, p.topic.Name, p.topic.Ver, p.group)
+}
 
 // name reads the topic from the path and from the headers who the caller says to be, and checks both.
 func (p *place) name(r *http.Request) error {

@@ -21,7 +21,9 @@ import (
 
 	"github.com/kateway/kateway/group"
 	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/internal/online"
 	"github.com/kateway/kateway/meta"
+	"github.com/kateway/kateway/plugins"
 	"github.com/kateway/kateway/store"
 	"github.com/kateway/kateway/store/mem"
 )
@@ -45,6 +47,7 @@ type world struct {
 	store   *mem.Store
 	hub     *group.Hub
 	metrics *prometheus.Registry
+	plugins []plugins.Plugin // for the next start
 	sub     *Handler
 	mux     http.Handler
 }
@@ -75,7 +78,7 @@ func (w *world) start() {
 	log := slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
 	w.metrics = prometheus.NewRegistry()
 	w.hub = group.NewHub(group.Config{Store: w.store, Secret: func() []byte { return []byte("0123456789abcdef") }, Log: log, Metrics: w.metrics})
-	w.sub = New(Config{Groups: w.hub, Topics: meta.NewOpen(w.store, store.Topic{Partitions: 1}), Log: log, Metrics: w.metrics})
+	w.sub = New(Config{Groups: w.hub, Topics: meta.NewOpen(w.store, store.Topic{Partitions: 1}), Plugins: w.plugins, Log: log, Metrics: w.metrics})
 	w.mux = muxOf(w.sub, log)
 }
 
@@ -117,9 +120,10 @@ func (w *world) committed(name string) int64 {
 
 // client speaks HTTP with a handler over a real socket.
 type client struct {
-	t    testing.TB
-	base string
-	http *http.Client
+	t      testing.TB
+	base   string
+	http   *http.Client
+	online *online.Tracker
 }
 
 // serve starts a server; h2 lets the client speak HTTP/2 in clear text.
@@ -132,11 +136,13 @@ func serve(tb testing.TB, h http.Handler, h2 bool) *client {
 	one.SetHTTP1(!h2)
 	one.SetUnencryptedHTTP2(h2)
 	srv.Config.Protocols = &both
+	tracker := online.NewTracker()
+	srv.Config.ConnContext = tracker.ConnContext
 	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	srv.Start()
 	tr := &http.Transport{Protocols: &one, DisableCompression: true}
 	tb.Cleanup(func() { tr.CloseIdleConnections(); srv.Close() })
-	return &client{t: tb, base: srv.URL, http: &http.Client{Transport: tr}}
+	return &client{t: tb, base: srv.URL, http: &http.Client{Transport: tr}, online: tracker}
 }
 
 // do sends a request; header lines are "Name: value".

@@ -19,7 +19,8 @@ const (
 type chunk struct {
 	buf   []byte
 	coded []byte
-	verbs []group.Verb
+	verbs []group.Verb // of the messages in buf
+	bytes int64        // of these messages: keys, values and headers
 }
 
 func (h *Handler) getChunk() *chunk {
@@ -37,7 +38,7 @@ func (h *Handler) putChunk(c *chunk) {
 	if cap(c.coded) > chunkKept {
 		c.coded = nil
 	}
-	c.buf, c.coded, c.verbs = c.buf[:0], c.coded[:0], c.verbs[:0]
+	c.buf, c.coded, c.verbs, c.bytes = c.buf[:0], c.coded[:0], c.verbs[:0], 0
 	h.chunks.Put(c)
 }
 

@@ -102,11 +102,6 @@ func parseReset(q httpx.Query) (store.Start, error) {
 	}
 }
 
-// ask is the wish in the engine's words.
-func (w *wish) ask(key group.Key, prefetch int, stays bool) group.Ask {
-	return group.Ask{Key: key, Mode: group.Fifo, Start: w.start, Lease: w.lease, Prefetch: prefetch, Client: w.client, Stays: stays}
-}
-
 // pollWish is a poll's parameters.
 type pollWish struct {
 	wish

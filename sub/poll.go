@@ -13,6 +13,7 @@ import (
 
 	"github.com/kateway/kateway/group"
 	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/online"
 	"github.com/kateway/kateway/internal/wire"
 	"github.com/kateway/kateway/store"
 )
@@ -33,6 +34,8 @@ func (wish *pollWish) do(h *Handler, w http.ResponseWriter, r *http.Request) err
 	}
 	defer a.session.Close()
 	ctx := r.Context()
+	a.use = wish.use(ctx, online.Poll)
+	defer a.use.Done()
 	batch, gaps, err := await(ctx, a.session, a.wish.batch, a.wish.wait)
 	if err != nil {
 		h.forget(a.wish.topic, err)
@@ -55,6 +58,7 @@ type answer struct {
 	h       *Handler
 	wish    *pollWish
 	session group.Session
+	use     *online.Use
 	out     out
 	enc     encoder
 }
@@ -71,7 +75,7 @@ func (h *Handler) openPoll(w http.ResponseWriter, r *http.Request, wish *pollWis
 	a := &answer{h: h, wish: wish, enc: encoder{groups: h.groups, key: key, explicit: wish.explicit, base64: wish.base64}}
 	// What an explicit poll carried stays with the client. An auto poll has acked it all or, when the answer could not be
 	// written, gives it back by closing.
-	if a.session, err = h.open(r.Context(), &wish.place, wish.ask(key, unbounded, wish.explicit)); err != nil {
+	if a.session, err = h.open(r.Context(), &wish.wish, key, unbounded, wish.explicit); err != nil {
 		return nil, err
 	}
 	h.setOut(&a.out, w, wish.coding)
@@ -146,7 +150,16 @@ func (a *answer) deliver(ctx context.Context, batch []group.Delivery) error {
 	}
 	a.h.metrics.answered.Inc()
 	a.h.metrics.messages.of(a.wish.topic).Add(float64(len(batch)))
+	a.use.Count(len(batch), bytesOf(batch))
 	return nil
+}
+
+// bytesOf is the bytes of keys, values and headers.
+func bytesOf(batch []group.Delivery) (bytes int64) {
+	for i := range batch {
+		bytes += int64(batch[i].Size())
+	}
+	return bytes
 }
 
 func verbsFor(batch []group.Delivery, op group.Op) []group.Verb {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kateway/kateway/group"
 	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/online"
 	"github.com/kateway/kateway/meta"
 	"github.com/kateway/kateway/store"
 )
@@ -52,6 +53,7 @@ type stream struct {
 	enc      encoder
 	cursor   cursor
 	count    prometheus.Counter
+	use      *online.Use
 
 	wrote    time.Time       // when silence began
 	tick     context.Context //nolint:containedctx // the request's with the deadline of a heartbeat; it lasts over many Nexts
@@ -75,10 +77,11 @@ func (h *Handler) openStream(w http.ResponseWriter, r *http.Request, wish *strea
 	// Who leaves gives back what it holds. Not so a client that acks by itself and set a limit: the stream's own end, right
 	// after the last message, would take that message away before it could be acked. To it the stream is a long poll.
 	s.stays = wish.explicit && wish.limit > 0
-	if s.session, err = h.open(r.Context(), &wish.place, wish.ask(key, s.most, s.stays)); err != nil {
+	if s.session, err = h.open(r.Context(), &wish.wish, key, s.most, s.stays); err != nil {
 		return nil, err
 	}
 	h.metrics.streams[s.form].Inc()
+	s.use = wish.use(r.Context(), s.form.kind())
 	h.setOut(&s.out, w, wish.coding)
 	s.out.setHeaders(wish.form.contentType(), wish.coding)
 	w.Header()["X-Accel-Buffering"] = []string{"no"}
@@ -87,6 +90,7 @@ func (h *Handler) openStream(w http.ResponseWriter, r *http.Request, wish *strea
 
 func (s *stream) close() {
 	s.session.Close()
+	s.use.Done()
 	s.h.metrics.streams[s.form].Dec()
 }
 
@@ -108,14 +112,15 @@ func (s *stream) run(ctx context.Context) error {
 
 // hello sends the headers, so that the client sees that it is connected.
 func (s *stream) hello() error {
-	c := s.h.getChunk()
-	defer s.h.putChunk(c)
 	s.wrote = time.Now()
-	if s.form == streamEvents {
-		c.buf = append(c.buf, retryAdvice...)
-		return s.out.beat(c)
+	if s.form != streamEvents {
+		return s.out.write(nil)
 	}
-	return s.out.write(nil)
+	c := s.h.getChunk()
+	c.buf = append(c.buf, retryAdvice...)
+	err := s.out.beat(c)
+	s.h.putChunk(c)
+	return err
 }
 
 // next waits for messages until a heartbeat may be due. The context with its timer is made once per heartbeat and not
@@ -172,6 +177,7 @@ func (s *stream) deliver(ctx context.Context, b group.Batch) error {
 		d := &b.Deliveries[i]
 		c.buf = s.append(c.buf, d)
 		c.verbs = append(c.verbs, group.Verb{Ref: d.Ref, Op: group.Ack})
+		c.bytes += int64(d.Size())
 		if len(c.buf) >= chunkBytes {
 			if err := s.flush(ctx, c); err != nil {
 				return err
@@ -201,7 +207,8 @@ func (s *stream) flush(ctx context.Context, c *chunk) error {
 	}
 	s.left -= int64(len(c.verbs))
 	s.count.Add(float64(len(c.verbs)))
-	c.buf, c.verbs = c.buf[:0], c.verbs[:0]
+	s.use.Count(len(c.verbs), c.bytes)
+	c.buf, c.verbs, c.bytes = c.buf[:0], c.verbs[:0], 0
 	return nil
 }
 
