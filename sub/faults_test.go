@@ -112,8 +112,13 @@ func TestWhatTheEngineSaysIsAnswered(t *testing.T) {
 				continue
 			}
 			r := c.get(path+"?group=g").want(t, want)
-			if want >= 400 {
+			switch {
+			case want >= 400:
 				r.problem(t, want, k.code)
+			case k.code != "":
+				if end := fmt.Sprintf("{\"event\":\"end\",\"code\":%q}\n", k.code); string(r.body) != end {
+					t.Errorf("%s: the stream ends with %q, want %q", k.name, r.body, end)
+				}
 			}
 			if engine.forgotten != k.forgotten {
 				t.Errorf("%s: %s: forgotten %d times, want %d", k.name, path, engine.forgotten, k.forgotten)

@@ -306,11 +306,12 @@ func (p *pipes) dial(context.Context, string, string) (net.Conn, error) {
 func servePipes(tb testing.TB, h http.Handler) (c *client, stop func()) {
 	tb.Helper()
 	l := newPipes()
-	srv := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	tracker := online.NewTracker()
+	srv := &http.Server{Handler: h, ConnContext: tracker.ConnContext, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	served := make(chan struct{})
 	go func() { defer close(served); _ = srv.Serve(l) }()
 	tr := &http.Transport{DialContext: l.dial, DisableCompression: true}
-	return &client{t: tb, base: "http://gateway", http: &http.Client{Transport: tr}}, func() {
+	return &client{t: tb, base: "http://gateway", http: &http.Client{Transport: tr}, online: tracker}, func() {
 		tr.CloseIdleConnections()
 		_ = srv.Close()
 		<-served

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/online"
@@ -245,6 +247,31 @@ func TestPollsAreOnline(t *testing.T) {
 	(<-answer).want(t, 200)
 	want.Messages, want.Bytes = 1, 5
 	c.await(want)
+}
+
+// TestWhoIsDoneGoesOffline: a poll and a stream are listed while they last, however long that is, and a minute longer.
+func TestWhoIsDoneGoesOffline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		c, stop := servePipes(t, w.mux)
+		defer stop()
+		for _, path := range []string{topicPath + "?group=g&wait=5m", feedPath + "?group=h&limit=1&reset=newest"} {
+			answer := c.later(path)
+			pass(4 * time.Minute)
+			if n := len(c.listed()); n != 1 {
+				t.Errorf("%s: %d are listed while it waits", path, n)
+			}
+			w.publish("a")
+			(<-answer).want(t, 200)
+			if n := len(c.listed()); n != 1 {
+				t.Errorf("%s: %d are listed right after the end", path, n)
+			}
+			pass(61 * time.Second)
+			if n := len(c.listed()); n != 0 {
+				t.Errorf("%s: %d are listed a minute after the end", path, n)
+			}
+		}
+	})
 }
 
 func TestManyMessagesAreCounted(t *testing.T) {

@@ -223,14 +223,21 @@ func (s *stream) giveBack(verbs []group.Verb) {
 	s.session.Settle(verbs...)
 }
 
-// end ends the answer: in good order when the limit is reached, the gateway stops or the topic is gone, by cutting the
-// connection where the client would else take a failure for the end.
+// end ends the answer: in good order when the limit is reached, the gateway stops or the topic is gone, which is told; by
+// cutting the connection where the client would else take a failure for the end.
 func (s *stream) end(ctx context.Context, err error) error {
 	s.h.forget(s.topic, err)
 	c := s.h.getChunk()
 	defer s.h.putChunk(c)
 	switch {
-	case err == nil, errors.Is(err, errs.Draining), errors.Is(err, errs.UnknownTopic):
+	case errors.Is(err, errs.UnknownTopic):
+		if c.buf = s.appendEnd(c.buf, errs.UnknownTopic); len(c.buf) > 0 {
+			if err := s.out.send(c); err != nil {
+				return err
+			}
+		}
+		return s.out.end(c)
+	case err == nil, errors.Is(err, errs.Draining):
 		return s.out.end(c)
 	case ctx.Err() != nil:
 		err = nil // it has gone, and nobody is to be told
@@ -256,6 +263,18 @@ func (s *stream) append(dst []byte, d *group.Delivery) []byte {
 		dst = s.enc.object(dst, d)
 	}
 	return append(dst, '\n')
+}
+
+// appendEnd tells why the stream ends. A text stream has nothing that is no message.
+func (s *stream) appendEnd(dst []byte, why errs.Kind) []byte {
+	switch s.form {
+	case streamLines:
+		return fmt.Appendf(dst, "{\"event\":\"end\",\"code\":%q}\n", why.Code())
+	case streamEvents:
+		return fmt.Appendf(dst, "event: end\ndata: {\"event\":\"end\",\"code\":%q}\n\n", why.Code())
+	case streamText:
+	}
+	return dst
 }
 
 func (s *stream) appendGaps(dst []byte, gaps []store.Gap) []byte {

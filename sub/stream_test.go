@@ -380,8 +380,8 @@ func TestAStreamOfAVanishedTopicEnds(t *testing.T) {
 	if err := w.store.DeleteTopic(t.Context(), topicName); err != nil {
 		t.Fatal(err)
 	}
-	if b, err := io.ReadAll(s.res.Body); err != nil || len(b) > 0 {
-		t.Errorf("%q %v, want the end in good order", b, err)
+	if b, err := io.ReadAll(s.res.Body); err != nil || string(b) != `{"event":"end","code":"unknown_topic"}`+"\n" {
+		t.Errorf("%q %v, want the reason and the end in good order", b, err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()

@@ -340,8 +340,18 @@ func TestTopicChangesReachAllGateways(t *testing.T) {
 	if m := st.next(); m.text() != "grown" || m.Partition != 2 {
 		t.Fatalf("got %+v", m)
 	}
-	st.close()
 	man.want(http.StatusNoContent, "DELETE", path, nil)
+	select { // the stream, on the other gateway, says why it ends
+	case line := <-st.lines:
+		if want := `{"event":"end","code":"unknown_topic"}`; strings.TrimSpace(string(line)) != want {
+			t.Errorf("the stream says %s; want %s", line, want)
+		}
+	case <-time.After(patience):
+		t.Errorf("the stream of a deleted topic goes on after %v", patience)
+	}
+	if err := st.ended(); err != nil {
+		t.Errorf("the stream was cut: %v", err)
+	}
 	man.send(http.StatusCreated, "POST", "/v1/topics", topic)
 	waitFor(t, "a publish to the topic made anew", func() bool {
 		a, err := c.do("POST", "/v1/msgs/orders/v1", strings.NewReader("anew"))
