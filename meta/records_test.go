@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,7 +44,7 @@ func TestRecordsComeBack(t *testing.T) {
 		if err := (Change{ID: r.ID(), Data: data}).Check(nil); err != nil {
 			t.Errorf("%s can't be kept: %v", kind, err)
 		}
-		if compact, err := Compact(data); err != nil || string(compact) != string(data) {
+		if compact, err := Compact(data); err != nil || !bytes.Equal(compact, data) {
 			t.Errorf("%s is not compact: %s", kind, data)
 		}
 		got, err := decode(r.ID(), data)
@@ -53,7 +54,7 @@ func TestRecordsComeBack(t *testing.T) {
 		if err != nil || !reflect.DeepEqual(got, r) {
 			t.Errorf("%s: %+v, %v; want %+v", data, got, err, r)
 		}
-		if again, _ := encode(r); string(again) != string(data) {
+		if again, _ := encode(r); !bytes.Equal(again, data) {
 			t.Errorf("%s is written in another way each time", kind)
 		}
 	}

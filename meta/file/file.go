@@ -165,7 +165,8 @@ func (s *Source) Next(ctx context.Context) (meta.Update, error) {
 		select {
 		case e := <-events: // a zero one when the watcher is closed, and with it the source
 			s.touch(e.Name, time.Now())
-		case <-losses: // events were lost
+		case err := <-losses:
+			s.log.Debug("events of files were lost; looking at all", "dir", s.dir, "err", err)
 			s.scanSoon(time.Now())
 		case <-timer.C:
 		case <-s.wake:

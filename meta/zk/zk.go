@@ -87,18 +87,20 @@ func (s *Source) Close() error {
 	return nil
 }
 
-// attend notes that ZooKeeper is away, and that it is back.
+// attend notes that ZooKeeper is away, and that it is back. A second after each new connection everything is looked at once
+// more: the client library may take its watches up again from a later point than that of what was read, if an answer is
+// faster than it, and a change in between is told by no watch.
 func (s *Source) attend() {
-	for s.ctx.Err() == nil {
+	for first := true; s.ctx.Err() == nil; {
 		state, changed := s.c.State()
-		timer := time.NewTimer(grace)
 		if state.Connected {
 			s.isBack()
-			timer.Stop()
 		}
+		timer := time.NewTimer(grace)
 		select {
 		case <-timer.C:
-			s.isAway()
+			s.lasting(state.Connected, first)
+			first = first && !state.Connected
 			select {
 			case <-changed:
 			case <-s.ctx.Done():
@@ -110,14 +112,20 @@ func (s *Source) attend() {
 	}
 }
 
-func (s *Source) isAway() {
+// lasting notes a state that is no short break.
+func (s *Source) lasting(connected, first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.away = true
-	s.signal()
+	switch {
+	case !connected:
+		s.away = true
+		s.signal()
+	case !first: // at first there are no watches to take up
+		s.again(0)
+	}
 }
 
-// isBack has everything looked at again: watches tell of what was missed, but not that all of it was told.
+// isBack has everything looked at again before the return is told.
 func (s *Source) isBack() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -182,7 +190,8 @@ func (s *Source) Apply(ctx context.Context, c meta.Change) (at uint64, err error
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)()
+	stop := context.AfterFunc(s.ctx, cancel)
+	defer stop()
 	b := s.bucket(c.Kind, bucketOf(c.ID))
 	if b == nil {
 		return 0, fmt.Errorf("%s: meta is closed: %w", c.ID, errs.Unavailable)
