@@ -52,6 +52,13 @@ func TestThreeGatewaysAreOne(t *testing.T) {
 			}
 		}
 	}
+	all[1].manager().send(http.StatusOK, "PUT", "/v1/options/log_level", map[string]any{"value": "info"})
+	for _, g := range all {
+		waitFor(t, "the option to reach every gateway", func() bool {
+			a := g.manager().want(http.StatusOK, "GET", "/v1/options/log_level", nil)
+			return decode[struct{ Value string }](t, a.body).Value == "info"
+		})
+	}
 	l.end()
 	if len(l.failed) > 0 {
 		t.Errorf("%d publishes failed, the first: %s", len(l.failed), l.failed[0])
