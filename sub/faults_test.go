@@ -116,7 +116,7 @@ func TestWhatTheEngineSaysIsAnswered(t *testing.T) {
 			case want >= 400:
 				r.problem(t, want, k.code)
 			case k.code != "":
-				if end := fmt.Sprintf("{\"event\":\"end\",\"code\":%q}\n", k.code); string(r.body) != end {
+				if end := fmt.Sprintf("{\"event\":\"end\",\"code\":%q}\n", k.code); r.body != end {
 					t.Errorf("%s: the stream ends with %q, want %q", k.name, r.body, end)
 				}
 			}
