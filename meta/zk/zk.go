@@ -91,16 +91,17 @@ func (s *Source) Close() error {
 // more: the client library may take its watches up again from a later point than that of what was read, if an answer is
 // faster than it, and a change in between is told by no watch.
 func (s *Source) attend() {
-	for first := true; s.ctx.Err() == nil; {
+	connections := 0
+	for s.ctx.Err() == nil {
 		state, changed := s.c.State()
 		if state.Connected {
+			connections++
 			s.isBack()
 		}
 		timer := time.NewTimer(grace)
 		select {
 		case <-timer.C:
-			s.lasting(state.Connected, first)
-			first = first && !state.Connected
+			s.lasting(state.Connected, connections == 1)
 			select {
 			case <-changed:
 			case <-s.ctx.Done():
