@@ -69,6 +69,20 @@ func TestValidate(t *testing.T) {
 		"null origin":               {func(c *Config) { c.Origins = []string{"null"} }, []string{"origins"}},
 		"origin with a path":        {func(c *Config) { c.Origins = []string{"https://a.example/"} }, []string{"origins"}},
 		"origin in capitals":        {func(c *Config) { c.Origins = []string{"https://A.example"} }, []string{"origins"}},
+		"public with auth":          {func(c *Config) { c.Pub, c.Man, c.Plugins = "0.0.0.0:9191", ":9193", []string{"auth"} }, nil},
+		"unknown plugin":            {func(c *Config) { c.Plugins = []string{"auth", "quota", "auth"} }, []string{"plugins", "plugins"}},
+		"brokers in ZooKeeper":      {func(c *Config) { c.KafkaZK = "a:2181,b:2181/kafka" }, nil},
+		"brokers twice":             {func(c *Config) { c.KafkaZK, c.Kafka = "a:2181", []string{"b:9092"} }, []string{"kafka-zk"}},
+		"ZooKeeper, embedded":       {func(c *Config) { c.ZK = "a:2181" }, []string{"zk"}},
+		"several gateways":          {func(c *Config) { several(c) }, nil},
+		"no ZooKeeper server":       {func(c *Config) { several(c); c.ZK = "a b" }, []string{"zk"}},
+		"peer without ZooKeeper":    {func(c *Config) { several(c); c.ZK = "" }, []string{"peer"}},
+		"peer shares an address":    {func(c *Config) { several(c); c.Peer = c.Man }, []string{"peer"}},
+		"peer unreachable":          {func(c *Config) { several(c); c.Peer, c.Advertise = "127.0.0.1:9195", "gw1.example" }, []string{"advertise"}},
+		"peer on this machine":      {func(c *Config) { several(c); c.Peer, c.Advertise = "127.0.0.1:9195", "localhost" }, nil},
+		"advertised URL":            {func(c *Config) { c.Advertise = "http://a" }, []string{"advertise"}},
+		"one file of mutual TLS":    {func(c *Config) { c.PeerTLSCA = "ca" }, []string{"peer-tls-cert"}},
+		"credentials for nobody":    {func(c *Config) { c.ZKAuthFile = "f" }, []string{"zk-auth-file"}},
 		"zero":                      {func(c *Config) { c.MaxMessage, c.Partitions, c.PublishTimeout = 0, 0, 0 }, []string{"max-message", "partitions", "publish-timeout"}},
 		"delay and grace too long":  {func(c *Config) { c.DrainDelay, c.DrainGrace = 20*time.Second, 11*time.Second }, []string{"drain-limit"}},
 		"id":                        {func(c *Config) { c.ID = "a b" }, []string{"id"}},
@@ -93,6 +107,10 @@ func TestValidate(t *testing.T) {
 			}
 		})
 	}
+}
+
+func several(c *Config) {
+	c.ZK, c.Kafka, c.Peer = "a:2181,b:2181/x", []string{"k:9092"}, "0.0.0.0:9195"
 }
 
 func TestPublicAddressSaysWhyAndHow(t *testing.T) {

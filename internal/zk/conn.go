@@ -13,6 +13,8 @@ import (
 const (
 	pause        = time.Second // between two attempts to connect at least, whatever the library does
 	maxHandshake = 4 << 10     // bytes of a server's first answer; it has 41
+	maxHold      = time.Second // that reading waits for the library to tell of its watches
+	opSetWatches = 101         // ZooKeeper's number for that
 )
 
 // hosts walks the servers in turn. The library's own looks names up once, at the start, and fails where that fails.
@@ -116,6 +118,16 @@ func (d *dialer) good() (session int64, timeout time.Duration) {
 	return d.conn.granted()
 }
 
+// holdReads keeps the library from reading on until it has told the server of its watches. It says from which change on it
+// wants to hear, and takes that from where reading notes it, without a lock.
+func (d *dialer) holdReads() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.conn.mu.Lock()
+	defer d.conn.mu.Unlock()
+	d.conn.told = make(chan struct{})
+}
+
 func (d *dialer) hangUp() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -131,10 +143,46 @@ type guarded struct {
 	net.Conn
 	mu   sync.Mutex
 	head [20]byte
-	read int // bytes of the first answer
+	read int           // bytes of the first answer
+	told chan struct{} // closed when the server has been told of watches; nil where nobody waits for that
+}
+
+// Write sees when the library tells of its watches. It writes one request at a time: length, number, kind.
+func (g *guarded) Write(p []byte) (int, error) {
+	n, err := g.Conn.Write(p)
+	if err != nil || len(p) < 12 || binary.BigEndian.Uint32(p[8:]) != opSetWatches {
+		return n, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.told != nil {
+		close(g.told)
+		g.told = nil
+	}
+	return n, nil
+}
+
+// hold waits while reading is to wait.
+func (g *guarded) hold() {
+	g.mu.Lock()
+	told := g.told
+	g.mu.Unlock()
+	if told == nil {
+		return
+	}
+	t := time.NewTimer(maxHold)
+	defer t.Stop()
+	select {
+	case <-told:
+	case <-t.C: // the library has changed its ways; better to go on
+		g.mu.Lock()
+		g.told = nil
+		g.mu.Unlock()
+	}
 }
 
 func (g *guarded) Read(p []byte) (int, error) {
+	g.hold()
 	n, err := g.Conn.Read(p)
 	g.mu.Lock()
 	defer g.mu.Unlock()

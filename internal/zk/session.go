@@ -30,7 +30,9 @@ func (c *Client) event(e zk.Event) {
 		if session != c.link.session {
 			c.dropWatches()
 		}
-		c.renewWatches()
+		if c.renewWatches() && c.cfg.Credentials == "" { // credentials are shown, and their answer read, before watches are told of
+			c.dials.holdReads()
+		}
 		c.link = link{up: true, session: session, timeout: timeout, server: e.Server}
 	case zk.StateExpired:
 		c.link.up, c.link.session = false, 0

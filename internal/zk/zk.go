@@ -34,11 +34,11 @@ const (
 
 // Config says where ZooKeeper is.
 type Config struct {
-	Servers     []string      // host:port; a name is looked up at each attempt to connect
-	Chroot      string        // "/kateway"; before all paths. It is made if absent; "" = none
-	Session     time.Duration // that we may be silent before our ephemeral nodes go; 0 = 6 s. The servers have limits of their own, see State
-	Credentials string        // "user:password" for the digest scheme: nodes are ours only. "" = none: nodes are open to all
-	Log         *slog.Logger
+	Servers     []string                                                            // host:port; a name is looked up at each attempt to connect
+	Chroot      string                                                              // "/kateway"; before all paths. It is made if absent; "" = none
+	Session     time.Duration                                                       // that we may be silent before our ephemeral nodes go; 0 = 6 s. The servers have limits of their own, see State
+	Credentials string                                                              // "user:password" for the digest scheme: nodes are ours only. "" = none: nodes are open to all
+	Log         *slog.Logger                                                        // nil: none
 	Dial        func(network, addr string, timeout time.Duration) (net.Conn, error) // nil = net; it must end within the timeout
 }
 
@@ -139,6 +139,9 @@ func Open(cfg Config) (*Client, error) {
 	}
 	if cfg.Session == 0 {
 		cfg.Session = defaultSession
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{
 		cfg: cfg, log: cfg.Log, acl: zk.WorldACL(zk.PermAll),
