@@ -13,7 +13,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
-	"github.com/kateway/kateway/meta/internal/atomicfile"
+	"github.com/kateway/kateway/internal/atomicfile"
 )
 
 // keepFormat is the form of the kept file. A file of a newer one is not read.

@@ -18,9 +18,9 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/kateway/kateway/internal/atomicfile"
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/meta"
-	"github.com/kateway/kateway/meta/internal/atomicfile"
 )
 
 const (

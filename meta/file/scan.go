@@ -11,9 +11,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kateway/kateway/internal/atomicfile"
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/meta"
-	"github.com/kateway/kateway/meta/internal/atomicfile"
 )
 
 // maxFile is the largest file that is read: an object, indented or with a comment's worth of white space.
