@@ -29,11 +29,11 @@ func TestThreeGatewaysAreOne(t *testing.T) {
 		clients = append(clients, g.client(f.app))
 	}
 	each := func() []*client { return clients }
-	var r readers
+	r := newReaders(t)
 	for i := range all {
 		r.run("orders", each, i)
 	}
-	var l load
+	l := newLoad(t)
 	for i := range 3 {
 		l.run(fmt.Sprint("p", i), "orders", each)
 	}
@@ -77,10 +77,10 @@ func TestGatewaysComeAndGo(t *testing.T) {
 	f := newFleet(t)
 	stays, goes := f.start("gw1"), f.start("gw2")
 	stays.manager().send(http.StatusCreated, "POST", "/v1/topics", map[string]any{"app": f.app, "topic": "orders", "ver": "v1", "partitions": 6, "replicas": 1})
-	var l load
+	l := newLoad(t)
 	publisher := stays.client(f.app)
 	l.run("p", "orders", func() []*client { return []*client{publisher} })
-	var r readers
+	r := newReaders(t)
 	var live atomic.Pointer[[]*client]
 	live.Store(&[]*client{stays.client(f.app), goes.client(f.app)})
 	each := func() []*client { return *live.Load() }
@@ -190,10 +190,10 @@ func TestZooKeeperIsAway(t *testing.T) {
 	agree(t, "gw1 gw2", g, other)
 	man := g.manager()
 	man.send(http.StatusCreated, "POST", "/v1/topics", map[string]any{"app": f.app, "topic": "orders", "ver": "v1", "partitions": 2, "replicas": 1})
-	var l load
+	l := newLoad(t)
 	clients := []*client{g.client(f.app), other.client(f.app)}
 	l.run("p", "orders", func() []*client { return clients })
-	var r readers
+	r := newReaders(t)
 	r.run("orders", func() []*client { return clients }, 0)
 	f.zk.StopAll()
 	waitFor(t, "/ready to tell of it", func() bool {
@@ -211,7 +211,10 @@ func TestZooKeeperIsAway(t *testing.T) {
 	waitFor(t, "both to be listed in ZooKeeper again", func() bool { return f.listed() == "gw1 gw2" })
 	t.Logf("listed again after %v", time.Since(back).Round(time.Millisecond))
 	agree(t, "gw1 gw2", g, other)
-	man.send(http.StatusCreated, "POST", "/v1/apps", map[string]any{"app": "late" + fmt.Sprint(time.Now().Unix())})
+	waitFor(t, "changes to be taken again", func() bool {
+		a, err := man.do("POST", "/v1/apps", strings.NewReader(`{"app":"late"}`), "Content-Type", "application/json")
+		return err == nil && (a.StatusCode == http.StatusCreated || a.StatusCode == http.StatusConflict) // a 503 may have been done
+	})
 	waitFor(t, "/ready to be well", func() bool {
 		_, parts, _ := g.health("pub")
 		return parts["zookeeper"] == "ok"

@@ -138,13 +138,22 @@ type load struct {
 	stored map[string]bool
 	failed []string
 	stop   chan struct{}
+	end    func() // may be called more than once
 	wg     sync.WaitGroup
 }
 
+// newLoad ends with the test at the latest.
+func newLoad(t *testing.T) *load {
+	l := &load{stop: make(chan struct{}), stored: map[string]bool{}}
+	l.end = sync.OnceFunc(func() {
+		close(l.stop)
+		l.wg.Wait()
+	})
+	t.Cleanup(l.end)
+	return l
+}
+
 func (l *load) run(name, topic string, clients func() []*client) {
-	if l.stop == nil {
-		l.stop, l.stored = make(chan struct{}), map[string]bool{}
-	}
 	l.wg.Go(func() {
 		for i := 0; ; i++ {
 			select {
@@ -180,11 +189,6 @@ func (l *load) count() int {
 	return len(l.stored)
 }
 
-func (l *load) end() {
-	close(l.stop)
-	l.wg.Wait()
-}
-
 // readers are streams of one group on several gateways. A stream that ends is opened again on the next gateway, as a
 // client behind a load balancer does.
 type readers struct {
@@ -192,13 +196,22 @@ type readers struct {
 	seen map[string]int
 	errs []string
 	stop chan struct{}
+	end  func() // may be called more than once
 	wg   sync.WaitGroup
 }
 
+// newReaders end with the test at the latest.
+func newReaders(t *testing.T) *readers {
+	r := &readers{stop: make(chan struct{}), seen: map[string]int{}}
+	r.end = sync.OnceFunc(func() {
+		close(r.stop)
+		r.wg.Wait()
+	})
+	t.Cleanup(r.end)
+	return r
+}
+
 func (r *readers) run(topic string, clients func() []*client, at int) {
-	if r.stop == nil {
-		r.stop, r.seen = make(chan struct{}), map[string]int{}
-	}
 	r.wg.Go(func() {
 		for ; ; at++ {
 			list := clients()
@@ -279,9 +292,4 @@ func (r *readers) repeated() (twice []string) {
 		}
 	}
 	return twice
-}
-
-func (r *readers) end() {
-	close(r.stop)
-	r.wg.Wait()
 }
