@@ -10,9 +10,11 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/kateway/kateway/internal/testkit"
 	"github.com/kateway/kateway/internal/zk"
 )
 
@@ -181,6 +183,20 @@ func TestSeekUnderClients(t *testing.T) {
 	}
 }
 
+// outage is how long ZooKeeper is away: longer than a session lasts, or, KATEWAY_TEST_OUTAGE=5m, as long as you like.
+func outage(t *testing.T) time.Duration {
+	t.Helper()
+	s := os.Getenv("KATEWAY_TEST_OUTAGE")
+	if s == "" {
+		return 12 * time.Second
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 // All of ZooKeeper is away: publish and subscribe go on, changes are refused, and after its return the gateway is listed
 // again. ZooKeeper is away for longer than a session lasts.
 func TestZooKeeperIsAway(t *testing.T) {
@@ -205,8 +221,10 @@ func TestZooKeeperIsAway(t *testing.T) {
 	if items := list[json.RawMessage](man, "/v1/topics?app="+f.app); len(items) != 1 {
 		t.Errorf("topics while ZooKeeper is away: %s", items)
 	}
-	waitFor(t, "the sessions to be over", func() bool { return time.Since(away) > 12*time.Second })
-	f.zk.StartAll()
+	<-time.After(time.Until(away.Add(outage(t))))
+	if err := f.zk.StartAll(); err != nil {
+		t.Fatal(err)
+	}
 	back := time.Now()
 	waitFor(t, "both to be listed in ZooKeeper again", func() bool { return f.listed() == "gw1 gw2" })
 	t.Logf("listed again after %v", time.Since(back).Round(time.Millisecond))
@@ -227,6 +245,62 @@ func TestZooKeeperIsAway(t *testing.T) {
 	r.end()
 	if twice := r.repeated(); len(twice) > 0 {
 		t.Errorf("delivered more than once: %v", twice)
+	}
+}
+
+// The leader of three ZooKeeper servers is killed five times under load: no publish fails, no delivery is missing or doubled,
+// and changes go on.
+func TestZooKeeperLeaderIsKilled(t *testing.T) {
+	t.Parallel()
+	f := newFleetOn(t, testkit.ZooKeepers(t, 3))
+	g := f.start("gw1")
+	man := g.manager()
+	man.send(http.StatusCreated, "POST", "/v1/topics", map[string]any{"app": f.app, "topic": "orders", "ver": "v1", "partitions": 2, "replicas": 1})
+	l, r := newLoad(t), newReaders(t)
+	clients := []*client{g.client(f.app)}
+	l.run("p", "orders", func() []*client { return clients })
+	r.run("orders", func() []*client { return clients }, 0)
+	for i := range 5 {
+		leader := f.zk.Leader()
+		f.zk.Stop(leader)
+		body := fmt.Sprintf(`{"app":"app-%d"}`, i)
+		waitFor(t, "a change with another leader", func() bool {
+			a, err := man.do("POST", "/v1/apps", strings.NewReader(body), "Content-Type", "application/json")
+			return err == nil && (a.StatusCode == http.StatusCreated || a.StatusCode == http.StatusConflict) // a 503 may have been done
+		})
+		if err := f.zk.Start(leader); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.end()
+	if len(l.failed) > 0 || l.count() == 0 {
+		t.Errorf("%d of %d publishes failed: %q", len(l.failed), l.count(), l.failed[:min(len(l.failed), 1)])
+	}
+	waitFor(t, "everything to be delivered", func() bool { return len(r.missing(l.stored)) == 0 })
+	r.end()
+	if twice := r.repeated(); len(twice) > 0 {
+		t.Errorf("delivered more than once: %v", twice)
+	}
+}
+
+// A gateway is stopped by SIGSTOP for three times its session's life: it is off the list, and when it goes on it is listed
+// again and serves.
+func TestFrozenGateway(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	frozen, other := f.start("gw1"), f.start("gw2")
+	agree(t, "gw1 gw2", frozen, other)
+	_ = frozen.cmd.Process.Signal(syscall.SIGSTOP)
+	begun := time.Now()
+	waitFor(t, "the frozen gateway to be off the list", func() bool { return f.listed() == "gw2" })
+	waitFor(t, "three sessions' time", func() bool { return time.Since(begun) > 18*time.Second })
+	_ = frozen.cmd.Process.Signal(syscall.SIGCONT)
+	waitFor(t, "both to be listed", func() bool { return f.listed() == "gw1 gw2" })
+	agree(t, "gw1 gw2", frozen, other)
+	c := frozen.client(f.app)
+	c.publish("orders", "", "hello")
+	if got := c.pollUntil(1, "orders", ""); got[0].text() != "hello" {
+		t.Errorf("got %+v", got)
 	}
 }
 
@@ -268,7 +342,9 @@ func TestStartWithoutZooKeeper(t *testing.T) {
 	if a := publish(bare); a.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("publish where nothing is known: %s", a)
 	}
-	f.zk.StartAll()
+	if err := f.zk.StartAll(); err != nil {
+		t.Fatal(err)
+	}
 	for _, g := range []*gateway{g, bare} {
 		waitFor(t, "the gateways to be ready", func() bool {
 			status, parts, _ := g.health("pub")

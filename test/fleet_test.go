@@ -26,7 +26,12 @@ type fleet struct {
 
 func newFleet(t *testing.T, flags ...string) *fleet {
 	t.Helper()
-	return &fleet{t: t, zk: testkit.ZooKeepers(t, 1), app: appOf(t), flags: flags, dirs: map[string]string{}}
+	return newFleetOn(t, testkit.ZooKeepers(t, 1), flags...)
+}
+
+func newFleetOn(t *testing.T, zk *testkit.Ensemble, flags ...string) *fleet {
+	t.Helper()
+	return &fleet{t: t, zk: zk, app: appOf(t), flags: flags, dirs: map[string]string{}}
 }
 
 // start adds a gateway, or brings one back with its directory, and returns when it is ready.
