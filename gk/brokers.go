@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/kateway/kateway/meta"
 	"github.com/kateway/kateway/store"
 	"github.com/kateway/kateway/store/kafka"
 )
@@ -152,7 +153,7 @@ func (t *tool) kafkaTopics(ctx context.Context, brokers []string) error {
 	}
 	t.out.begin("TOPIC", "PARTITIONS", "REPLICAS", "RETENTION", "RETENTION-BYTES", "CLEANUP")
 	for _, s := range topics {
-		v := storeTopic{s.Name, s.Partitions, s.Replicas, noLimit(s.Retention), s.RetentionBytes, s.Cleanup}
+		v := storeTopic{s.Name, s.Partitions, s.Replicas, noLimit(meta.Duration(s.Retention)), s.RetentionBytes, s.Cleanup}
 		if err := t.out.made(v, v.Name, v.Partitions, v.Replicas, v.Retention, v.RetentionBytes, v.Cleanup); err != nil {
 			return err
 		}

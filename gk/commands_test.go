@@ -232,7 +232,7 @@ func TestTables(t *testing.T) {
 	for args, want := range map[string]string{
 		"apps ls":                      "APP   CLASS     CLUSTER  DISABLED  CREATED               DESCRIPTION\nshop  standard  default  false     2026-11-23T10:00:00Z  a \\x1b[31mred\\x1b[0m shop\n",
 		"keys ls shop":                 "ID  USE  NAME  CREATED               EXPIRES\nk1  pub  ci    2026-11-23T10:00:00Z  2027-01-01T00:00:00Z\n",
-		"topics ls":                    "TOPIC           CLUSTER  PARTITIONS  REPLICAS  RETENTION  CLEANUP  STORE-TOPIC\nshop/orders/v1  default  12          3         168h0m0s   delete   -\nbill/sums/v2    east     1           1         none       compact  legacy\n",
+		"topics ls":                    "TOPIC           CLUSTER  PARTITIONS  REPLICAS  RETENTION  CLEANUP  STORE-TOPIC\nshop/orders/v1  default  12          3         168h       delete   -\nbill/sums/v2    east     1           1         none       compact  legacy\n",
 		"topics ls --app bill":         "TOPIC         CLUSTER  PARTITIONS  REPLICAS  RETENTION  CLEANUP  STORE-TOPIC\nbill/sums/v2  east     1           1         none       compact  legacy\n",
 		"topics ls --app none":         "TOPIC  CLUSTER  PARTITIONS  REPLICAS  RETENTION  CLEANUP  STORE-TOPIC\n",
 		"topics ls --app none -o json": "[]\n",

@@ -3,7 +3,6 @@ package gk
 import (
 	"context"
 	"net/http"
-	"time"
 
 	"github.com/kateway/kateway/meta"
 )
@@ -24,19 +23,20 @@ func (c *topicsLs) Run(ctx context.Context, t *tool) error {
 	}
 	keep := func(r meta.TopicRecord) bool { return c.App == "" || r.App == c.App }
 	return list(t, t.items(ctx, topicsPath, nil), "TOPIC CLUSTER PARTITIONS REPLICAS RETENTION CLEANUP STORE-TOPIC", keep, func(r meta.TopicRecord) []any {
-		return []any{r.Topic().String(), r.Cluster, r.Partitions, r.Replicas, noLimit(time.Duration(r.Retention)), r.Cleanup, r.StoreTopic}
+		return []any{r.Topic().String(), r.Cluster, r.Partitions, r.Replicas, noLimit(r.Retention), r.Cleanup, r.StoreTopic}
 	})
 }
 
 // noLimit is a duration of which a negative one means none.
-func noLimit(d time.Duration) string {
+func noLimit(d meta.Duration) string {
 	switch {
 	case d < 0:
 		return "none"
 	case d == 0:
 		return ""
 	}
-	return d.String()
+	text, _ := d.MarshalText() // never fails
+	return string(text)
 }
 
 type topicPath struct {
