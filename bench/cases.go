@@ -41,6 +41,7 @@ func cases() []benchCase {
 		{"idle-h2c", 12, false, idleH2C},                   // KB per stream
 		{"idle-http1", 25, false, idleHTTP1},               // the same
 		{"read-kafka", 1.5, true, readKafka},               // CPU, times the floor
+		{"edit", 1.25, true, editTopics},                   // p99, times the floor's
 		{"stop", 0, false, stopBusy},                       // failed requests
 	}
 }
