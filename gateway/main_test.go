@@ -68,9 +68,16 @@ func startOn(t *testing.T, s store.Store, change func(*Config)) *running {
 	if change != nil {
 		change(&cfg)
 	}
+	return startWith(t, s, cfg, Deps{})
+}
+
+// startWith runs a gateway on the store with this configuration; of deps what the test cares for.
+func startWith(t *testing.T, s store.Store, cfg Config, deps Deps) *running {
+	t.Helper()
 	r := &running{logged: new(safeBuffer), level: new(slog.LevelVar)}
 	r.level.Set(slog.LevelDebug)
-	g, err := New(t.Context(), cfg, Deps{Log: NewLogger(r.logged, r.level, "json"), Level: r.level, Version: "test", Store: s})
+	deps.Log, deps.Level, deps.Version, deps.Store = NewLogger(r.logged, r.level, "json"), r.level, "test", s
+	g, err := New(t.Context(), cfg, deps)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
@@ -67,7 +70,7 @@ func (g *Gateway) describe(ctx context.Context, name string) (store.Cluster, err
 // maxWarned is how many topics are looked at for settings that weaken the guarantees.
 const maxWarned = 10_000
 
-// weaknesses are settings of Kafka, for the topics that are registered, under which what was acknowledged can be lost.
+// weaknesses are settings of Kafka, for the topics that are registered, or, in open mode where none is, for all, under which what was acknowledged can be lost.
 func (g *Gateway) weaknesses(ctx context.Context) []string {
 	var names []string
 	for _, r := range g.cluster.meta.Snapshot().List(meta.KindTopic, "", maxWarned) {
@@ -75,14 +78,44 @@ func (g *Gateway) weaknesses(ctx context.Context) []string {
 			names = append(names, t.Place())
 		}
 	}
-	if len(names) == 0 {
-		return nil // none named would mean all that the brokers have
+	if len(names) == 0 && !g.cfg.Open() {
+		return nil // none named means all that the brokers have; in open mode any of them may be ours
 	}
 	list, err := g.store.Warnings(ctx, names...)
 	if err != nil {
 		list = append(list, fmt.Sprintf("Kafka could not be asked for settings that weaken the guarantees (%s)", errs.Of(err).Title()))
 	}
 	return list
+}
+
+// warnEvery is how often Kafka is asked for settings that weaken the guarantees.
+const warnEvery = 10 * time.Minute
+
+// watchSettings logs what weakens the guarantees when it is first seen, and counts it, until ctx ends.
+func (g *Gateway) watchSettings(ctx context.Context) {
+	gauge := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "kateway_store_warnings",
+		Help: "Settings of Kafka under which acknowledged messages can be lost; GET /v1/status has them.",
+	})
+	g.metrics.MustRegister(gauge)
+	told := map[string]bool{}
+	for ctx.Err() == nil {
+		bounded, cancel := context.WithTimeout(ctx, warnEvery/10)
+		list := g.weaknesses(bounded)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		gauge.Set(float64(len(list)))
+		now := make(map[string]bool, len(list))
+		for _, w := range list {
+			if now[w] = true; !told[w] {
+				g.log.Warn("a setting weakens the guarantees", "setting", w)
+			}
+		}
+		told = now
+		wait(ctx, warnEvery)
+	}
 }
 
 // guardMetrics is what /metrics asks for: a viewer's key, or nothing where the configuration says so.

@@ -75,6 +75,7 @@ func (r *rate) load() float64 {
 // duties starts what goes on in the background until ctx ends.
 func (g *Gateway) duties(ctx context.Context, wg *sync.WaitGroup) {
 	wg.Go(func() { g.followClusters(ctx) })
+	wg.Go(func() { g.watchSettings(ctx) })
 	wg.Go(func() { g.options.Follow(ctx, g.cluster.meta) })
 	wg.Go(func() {
 		for ctx.Err() == nil {
