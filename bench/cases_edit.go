@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kateway/kateway/internal/testkit"
+	"github.com/kateway/kateway/internal/testkit" //nolint:depguard // a benchmark needs a real ZooKeeper as tests do
 	"github.com/kateway/kateway/internal/zk"
 	"github.com/kateway/kateway/meta"
 	metazk "github.com/kateway/kateway/meta/zk"
