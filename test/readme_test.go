@@ -135,6 +135,7 @@ type terminal struct {
 	env   []string
 	stdin io.Writer
 	out   *bufio.Reader
+	stop  context.CancelFunc // ends the shell, not what it started
 }
 
 func newTerminal(t *testing.T, g *gateway) *terminal {
@@ -162,7 +163,10 @@ func openTerminal(t *testing.T, dir string, leads map[string]string, env ...stri
 		t.Fatal(err)
 	}
 	term := &terminal{t: t, dir: dir, env: append(os.Environ(), append(env, "CURL_HOME="+home, "HOME="+home)...)}
-	term.stdin, term.out = term.bash(context.Background(), "bash")
+	ctx, stop := context.WithCancel(context.Background())
+	t.Cleanup(stop)
+	term.stop = stop
+	term.stdin, term.out = term.bash(ctx, "bash")
 	return term
 }
 
@@ -207,7 +211,10 @@ func (s *terminal) run(commands string) string {
 	if _, err := fmt.Fprintf(s.stdin, "%s\necho; echo '%s'\n", commands, end); err != nil {
 		s.t.Fatal(err)
 	}
-	slow := time.AfterFunc(2*patience, func() { s.t.Errorf("still running after %v:\n%s", 2*patience, commands) })
+	slow := time.AfterFunc(2*patience, func() {
+		s.t.Errorf("still running after %v:\n%s", 2*patience, commands)
+		s.stop() // so that reading ends
+	})
 	defer slow.Stop()
 	var b strings.Builder
 	for {

@@ -2,6 +2,7 @@ package test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -28,6 +29,16 @@ func TestWalk(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(bin, "kateway"), []byte(translator(leads)), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		logs, _ := filepath.Glob(filepath.Join(home, "walk", "*.log"))
+		for _, name := range logs {
+			b, _ := os.ReadFile(name)
+			t.Logf("%s:\n%s", filepath.Base(name), b[max(0, len(b)-4000):])
+		}
+	})
 	sh := openTerminal(t, home, leads, "PATH="+bin+":"+os.Getenv("PATH"))
 	sh.run("exec 2>&1") // what goes wrong is to be seen
 	for _, s := range steps {
@@ -36,9 +47,6 @@ func TestWalk(t *testing.T) {
 		} else {
 			t.Logf("%s\n%s%s", s.where, s.commands, out)
 		}
-	}
-	if t.Failed() {
-		t.Log(sh.run("tail -n 40 walk/gw*.log"))
 	}
 }
 
@@ -56,13 +64,17 @@ exec %s "${args[@]}"
 `, rules.String(), leads["127.0.0.1:9193"], binary)
 }
 
-// freeAddress is an address of this machine that nobody listens on now.
+// freeAddress is an address of this machine that nobody listens on now, and that nobody is given who asks for any port: those
+// come from above 32768.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			ln.Close()
+			return addr
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Fatal("no free port found")
+	return ""
 }

@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	pause        = time.Second // between two attempts to connect at least, whatever the library does
-	maxHandshake = 4 << 10     // bytes of a server's first answer; it has 41
-	maxHold      = time.Second // that reading waits for the library to tell of its watches
-	opSetWatches = 101         // ZooKeeper's number for that
+	pause        = time.Second     // between two attempts to connect at least, whatever the library does
+	maxHandshake = 4 << 10         // bytes of a server's first answer; it has 41
+	maxHold      = 2 * time.Second // that reading waits for the library to tell of its watches
+	opSetWatches = 101             // ZooKeeper's number for that
 )
 
 // hosts walks the servers in turn. The library's own looks names up once, at the start, and fails where that fails.

@@ -30,9 +30,11 @@ func (c *Client) event(e zk.Event) {
 		if session != c.link.session {
 			c.dropWatches()
 		}
-		if c.renewWatches() && c.cfg.Credentials == "" { // credentials are shown, and their answer read, before watches are told of
+		// Of a first connection there are no watches; credentials are shown, and their answer read, before watches are told of.
+		if c.link.session != 0 && len(c.watches) > 0 && c.cfg.Credentials == "" {
 			c.dials.holdReads()
 		}
+		c.renewWatches()
 		c.link = link{up: true, session: session, timeout: timeout, server: e.Server}
 	case zk.StateExpired:
 		c.link.up, c.link.session = false, 0

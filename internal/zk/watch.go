@@ -140,8 +140,8 @@ func (c *Client) dropWatches() {
 }
 
 // renewWatches is for a new connection: the library tells the server of its watches by itself, so that they need not be
-// made again; but everybody reads again. It reports whether there are any to tell of. It needs mu.
-func (c *Client) renewWatches() (told bool) {
+// made again; but everybody reads again. It needs mu.
+func (c *Client) renewWatches() {
 	for key, w := range c.watches {
 		if !w.armed {
 			c.fire(key)
@@ -149,7 +149,5 @@ func (c *Client) renewWatches() (told bool) {
 		}
 		close(w.changed)
 		c.watches[key] = &watch{changed: make(chan struct{}), armed: true}
-		told = true
 	}
-	return told
 }
