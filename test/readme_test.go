@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -162,7 +163,9 @@ func openTerminal(t *testing.T, dir string, leads map[string]string, env ...stri
 	if err := os.WriteFile(filepath.Join(home, ".curlrc"), []byte(rc.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	term := &terminal{t: t, dir: dir, env: append(os.Environ(), append(env, "CURL_HOME="+home, "HOME="+home)...)}
+	// The gateway takes every KATEWAY_* for an option of its own, and refuses those that are none.
+	own := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KATEWAY_") })
+	term := &terminal{t: t, dir: dir, env: append(own, append(env, "CURL_HOME="+home, "HOME="+home)...)}
 	ctx, stop := context.WithCancel(context.Background())
 	t.Cleanup(stop)
 	term.stop = stop
