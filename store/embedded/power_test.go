@@ -50,6 +50,7 @@ type life struct {
 	n    int // of the life, for unique values
 
 	mu    sync.Mutex
+	cut   *rand.Rand // what the disk keeps; of its own, since the power goes on any goroutine
 	facts facts
 	left  int        // file operations until the power goes
 	after *vfs.MemFS // the disk after it
@@ -75,7 +76,7 @@ func (l *life) MaybeError(op errorfs.Op) error {
 func (l *life) cutLocked() {
 	if l.after == nil {
 		l.known = l.facts.clone()
-		l.after = l.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: l.rng.IntN(101), RNG: l.rng})
+		l.after = l.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: l.cut.IntN(101), RNG: l.cut})
 	}
 }
 
@@ -123,6 +124,7 @@ func powerLoss(t *testing.T, seed uint64) {
 	l := &life{t: t, seed: seed, fs: vfs.NewCrashableMem(), facts: facts{map[place]string{}, map[string]place{}, map[string]bool{}}}
 	for ; l.n < powerLives && !t.Failed(); l.n++ {
 		l.rng = rand.New(rand.NewPCG(seed, uint64(l.n)))
+		l.cut = rand.New(rand.NewPCG(l.rng.Uint64(), 1))
 		l.left = l.rng.IntN(1 << l.rng.IntN(10)) // often early: in the midst of opening
 		l.after = nil
 		l.run()
