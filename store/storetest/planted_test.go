@@ -154,7 +154,9 @@ func (s *planted) Publish(ctx context.Context, topic string, ack store.Ack, msgs
 			return nil
 		}
 	case "one cancelled caller fails the next":
-		if s.cancelled.Swap(ctx.Err() != nil) {
+		if ctx.Err() != nil {
+			s.cancelled.Store(true)
+		} else if s.cancelled.Swap(false) {
 			return errs.Uncertain
 		}
 	case "keeps the caller's bytes":

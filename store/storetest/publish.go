@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"time"
 
@@ -347,6 +348,7 @@ func publishCancelHarmsNoOther(e *env) {
 					e.Errorf("a publisher that leaves: got %v, want uncertain or unavailable", err)
 				}
 				t.note(m, fmt.Sprintf("%d-%03d", g, i), err)
+				runtime.Gosched() // those who wait and those who leave take turns, however fast the store is
 			}
 		})
 	}
