@@ -47,10 +47,10 @@ func TestOpenAPIIsValid(t *testing.T) {
 }
 
 // serveForOpenAPI runs a gateway on a store in memory.
-func serveForOpenAPI(t *testing.T) *gateway.Gateway {
+func serveForOpenAPI(t *testing.T, plugins ...string) *gateway.Gateway {
 	t.Helper()
 	cfg := gateway.Default()
-	cfg.Pub, cfg.Man, cfg.Data = "127.0.0.1:0", "127.0.0.1:0", t.TempDir()
+	cfg.Pub, cfg.Man, cfg.Data, cfg.Plugins = "127.0.0.1:0", "127.0.0.1:0", t.TempDir(), plugins
 	cfg.DrainDelay, cfg.DrainGrace = 0, 0
 	g, err := gateway.New(t.Context(), cfg, gateway.Deps{Log: slog.New(slog.DiscardHandler), Level: new(slog.LevelVar), Version: "test", Store: mem.New()})
 	if err != nil {
@@ -196,6 +196,24 @@ func TestOpenAPIHoldsForRealAnswers(t *testing.T) {
 				checkAnswer(t, doc, c.path, resp, body)
 			}
 		})
+	}
+}
+
+// With auth every route refuses who shows nothing, but those that say nothing; the document tells of that, and of what to show.
+func TestOpenAPITellsOfRefusals(t *testing.T) {
+	g := serveForOpenAPI(t, "auth")
+	awaitReady(t, g)
+	doc := loadOpenAPI(t)
+	free := []string{"/alive", "/ready", "/openapi.json"}
+	for path, item := range doc.Paths.Map() {
+		for method, op := range item.Operations() {
+			resp, body := callOpenAPI(t, method, "http://"+g.Addr(roleOf(g, method, path))+fillTemplate(path), "", nil)
+			open := slices.Contains(free, path)
+			if open != (op.Security == nil) || open == (resp.StatusCode == http.StatusUnauthorized) {
+				t.Errorf("%s %s: %s, and security %v", method, path, resp.Status, op.Security)
+			}
+			checkAnswer(t, doc, path, resp, body)
+		}
 	}
 }
 
