@@ -206,10 +206,14 @@ func (c *cluster) keepSecrets(ctx context.Context) {
 
 // rotate replaces the peers' secret where it is older than that.
 func (c *cluster) rotate(ctx context.Context, older time.Duration) error {
+	young := func(s *meta.Secret) bool { return s != nil && time.Since(s.Rotated) < older }
+	if young(c.meta.Snapshot().Secret(meta.SecretPeer)) {
+		return nil
+	}
 	id := (&meta.Secret{Name: meta.SecretPeer}).ID()
 	return c.meta.Update(ctx, id, func(present meta.Record) (meta.Record, error) {
 		s, found := present.(*meta.Secret)
-		if found && time.Since(s.Rotated) < older {
+		if found && young(s) { // somebody else was faster
 			return s, nil
 		}
 		next := &meta.Secret{Name: meta.SecretPeer, Current: randomBytes(secretSize), Rotated: time.Now().UTC()}

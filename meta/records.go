@@ -144,15 +144,6 @@ func PlaceIn(cluster, topic string) string {
 	return cluster + ":" + topic
 }
 
-// SplitPlace is the reverse of PlaceIn.
-func SplitPlace(place string) (cluster, topic string) {
-	cluster, topic, found := strings.Cut(place, ":")
-	if !found {
-		return DefaultCluster, place
-	}
-	return cluster, topic
-}
-
 // Subscription is a grant: the subscriber may read the topic.
 type Subscription struct {
 	App        string         `json:"app"`

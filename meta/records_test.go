@@ -187,10 +187,6 @@ func TestPlaces(t *testing.T) {
 		if got := r.Place(); got != want {
 			t.Errorf("%s; want %s", got, want)
 		}
-		cluster, topic := SplitPlace(want)
-		if PlaceIn(cluster, topic) != want {
-			t.Errorf("%s is split into %s and %s", want, cluster, topic)
-		}
 	}
 }
 
