@@ -132,8 +132,8 @@ func (l *logTail) Write(b []byte) (int, error) {
 
 func (l *logTail) line(s string) {
 	l.lines = append(l.lines, s)
-	if len(l.lines) > 200 {
-		l.lines = slices.Delete(l.lines, 0, 1)
+	if len(l.lines) > 20_000 { // more than any gateway of the tests that look for something writes
+		l.lines = slices.Clone(l.lines[len(l.lines)/2:])
 	}
 	var entry struct {
 		Msg     string `json:"msg"`
@@ -153,10 +153,14 @@ func (l *logTail) line(s string) {
 
 func (l *logTail) address(role string) <-chan string { return l.addrs[role] }
 
-func (l *logTail) tail() string {
+// tail is the last lines, for whoever reads what a test says.
+func (l *logTail) tail() string { return l.last(200) }
+
+// last is the last n lines, as far as they are kept.
+func (l *logTail) last(n int) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return strings.Join(l.lines, "\n")
+	return strings.Join(l.lines[max(len(l.lines)-n, 0):], "\n")
 }
 
 // waitFor looks until the condition holds.
