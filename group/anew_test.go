@@ -179,7 +179,7 @@ func TestTheMarkOfABeginGoesByItself(t *testing.T) {
 func TestReceiptsOfAnEarlierHold(t *testing.T) {
 	l := newLedger()
 	l.gain(store.Position{Next: 5}, 9, t0)
-	earlier := func(offset int64) Delivery { return Delivery{Ref: Ref{0, offset, 1, 1}} }
+	earlier := func(offset int64) Delivery { return Delivery{Ref: Ref{Offset: offset, Attempt: 1, Hold: 1}} }
 	l.verbs(t, Ack, t0, nil, earlier(4), earlier(6))
 	l.add(messages(0, 5, 8), t0)
 	l.verbs(t, Ack, t0, nil, earlier(4), earlier(6))

@@ -338,17 +338,19 @@ func (g *group) unpause() {
 
 // A group's life ends with one of these, or for good: with errs.Draining or with what the store says.
 var (
-	errIdle  = fmt.Errorf("nobody uses the group: %w", errs.Unavailable)       // who comes at that moment gets a new one
-	errMoved = fmt.Errorf("this gateway left the group: %w", errs.Unavailable) // its clients stay, and join its next life
+	errIdle = fmt.Errorf("nobody uses the group: %w", errs.Unavailable) // who comes at that moment gets a new one
 )
 
+// ErrMoved ends a session whose group this gateway left: it goes on elsewhere, or here after a while.
+var ErrMoved = fmt.Errorf("this gateway left the group: %w", errs.Unavailable)
+
 // again reports whether another life may follow one that ended with err.
-func again(err error) bool { return errors.Is(err, errIdle) || errors.Is(err, errMoved) }
+func again(err error) bool { return errors.Is(err, errIdle) || errors.Is(err, ErrMoved) }
 
 // reason is why a group ends whose context has ended.
 func reason(ctx context.Context) error {
-	if cause := context.Cause(ctx); errors.Is(cause, errMoved) {
-		return errMoved
+	if cause := context.Cause(ctx); errors.Is(cause, ErrMoved) {
+		return ErrMoved
 	}
 	return errs.Draining
 }

@@ -153,7 +153,7 @@ func (h *Hub) slot(ctx context.Context, key Key, mode Mode, start store.Start) (
 		if err := await(ctx, s.ready, "joining the group"); err != nil {
 			return nil, err
 		}
-		if !errors.Is(s.err, errMoved) {
+		if !errors.Is(s.err, ErrMoved) {
 			return s, s.err
 		}
 		if err := await(ctx, s.gone, "waiting for the group to be let go"); err != nil {
@@ -190,7 +190,7 @@ func (h *Hub) serve(ctx context.Context, key Key, mode Mode, start store.Start, 
 	feed, err := h.cfg.Store.Subscribe(joining, store.Spec{Topic: key.Topic, Group: key.Group, Start: start})
 	if err != nil {
 		s.err = fmt.Errorf("joining the group: %w", asUnavailable(err))
-		if cause := context.Cause(ctx); errors.Is(cause, errMoved) {
+		if cause := context.Cause(ctx); errors.Is(cause, ErrMoved) {
 			s.err = cause
 		}
 		close(s.ready)
@@ -273,6 +273,11 @@ func (h *Hub) Through(ctx context.Context, key Key, at ...store.Position) []erro
 		return fill(out, err)
 	}
 	return out
+}
+
+// Mark is Opener's.
+func (h *Hub) Mark(_ context.Context, key Key, at ...At) []error {
+	return fill(make([]error, len(at)), fmt.Errorf("group %s: marking single messages is not served yet: %w", key.Group, errs.Unavailable))
 }
 
 func fill(out []error, err error) []error {

@@ -415,7 +415,7 @@ func TestTopicGone(t *testing.T) {
 			t.Errorf("Next: %v", err)
 		}
 		w.pass(time.Second)
-		if _, err := h.Open(t.Context(), Ask{Key: key, Mode: Fifo}); !errors.Is(err, errs.UnknownTopic) {
+		if _, err := h.Open(t.Context(), Ask{Key: key, Settings: Settings{Mode: Fifo}}); !errors.Is(err, errs.UnknownTopic) {
 			t.Errorf("Open: %v", err)
 		}
 	})
@@ -426,7 +426,7 @@ func TestModeConflict(t *testing.T) {
 		h := w.hub(Limits{})
 		defer w.close(h)
 		w.open(h, explicit(1))
-		if _, err := h.Open(t.Context(), Ask{Key: key, Mode: "queue"}); !errors.Is(err, errs.Conflict) {
+		if _, err := h.Open(t.Context(), Ask{Key: key, Settings: Settings{Mode: Queue}}); !errors.Is(err, errs.Conflict) {
 			t.Errorf("another mode: %v", err)
 		}
 	})
@@ -455,11 +455,11 @@ func TestDrainSpreadsTheEndAndTakesVerbs(t *testing.T) {
 		}
 		synctest.Wait()
 		h.Drain(10 * time.Second)
-		if _, err := h.Open(t.Context(), Ask{Key: key, Mode: Fifo}); !errors.Is(err, errs.Draining) {
+		if _, err := h.Open(t.Context(), Ask{Key: key, Settings: Settings{Mode: Fifo}}); !errors.Is(err, errs.Draining) {
 			t.Errorf("Open while draining: %v", err)
 		}
 		other := Key{"b.t.v1", "a.g.b.t.v1"}
-		if _, err := h.Open(t.Context(), Ask{Key: other, Mode: Fifo}); !errors.Is(err, errs.Draining) {
+		if _, err := h.Open(t.Context(), Ask{Key: other, Settings: Settings{Mode: Fifo}}); !errors.Is(err, errs.Draining) {
 			t.Errorf("Open of another group while draining: %v", err)
 		}
 		w.settled(h.Settle(t.Context(), key, verbs(Ack, got...)...), nil)

@@ -34,7 +34,7 @@ func book(n int32) *ledger {
 }
 
 func explicit(prefetch int) *Ask {
-	return &Ask{Mode: Fifo, Lease: 30 * time.Second, Prefetch: prefetch}
+	return &Ask{Settings: Settings{Mode: Fifo}, Lease: 30 * time.Second, Prefetch: prefetch}
 }
 
 // next is what a session's Next gets at once.
@@ -77,7 +77,7 @@ func TestFifoPartitionHasOneClientUntilAClean(t *testing.T) {
 	expectOffsets(t, "a over its prefetch", l.next(a, 10, t0))
 	l.verbs(t, Ack, t0, nil, first...)
 	expectOffsets(t, "b while one is un-acked", l.next(b, 10, t0))
-	l.verbs(t, Ack, t0, nil, Delivery{Ref: Ref{0, 3, 1, 1}})
+	l.verbs(t, Ack, t0, nil, Delivery{Ref: Ref{Offset: 3, Attempt: 1, Hold: 1}})
 	expectOffsets(t, "b at the clean point", l.next(b, 10, t0), 4, 5, 6, 7, 8, 9)
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // seat is a client's place in one life of a group. It has the methods of a Session, and the contract of one but for
-// errMoved: then the client is to find itself another seat.
+// ErrMoved: then the client is to find itself another seat.
 type seat struct {
 	g *group
 	*waiter

@@ -12,7 +12,7 @@ import (
 func TestReceiptComesBack(t *testing.T) {
 	r := NewReceipts([]byte("0123456789abcdef"), Key{"a.t.v1", "a.g.a.t.v1"})
 	rapid.Check(t, func(t *rapid.T) {
-		want := Ref{rapid.Int32Min(0).Draw(t, "partition"), rapid.Int64Min(0).Draw(t, "offset"), rapid.Uint32().Draw(t, "attempt"), rapid.Uint32().Draw(t, "hold")}
+		want := Ref{Partition: rapid.Int32Min(0).Draw(t, "partition"), Offset: rapid.Int64Min(0).Draw(t, "offset"), Attempt: rapid.Uint32().Draw(t, "attempt"), Hold: rapid.Uint32().Draw(t, "hold")}
 		got, err := r.Open(string(r.Seal(nil, want)))
 		if err != nil || got != want {
 			t.Fatalf("got %+v, %v; want %+v", got, err, want)
@@ -24,7 +24,7 @@ func TestReceiptComesBack(t *testing.T) {
 func TestReceiptForged(t *testing.T) {
 	secret, key := []byte("0123456789abcdef"), Key{"a.t.v1", "a.g.a.t.v1"}
 	r := NewReceipts(secret, key)
-	good := string(r.Seal(nil, Ref{3, 1 << 40, 2, 77}))
+	good := string(r.Seal(nil, Ref{Partition: 3, Offset: 1 << 40, Attempt: 2, Hold: 77}))
 	refuse := func(what, receipt string, by *Receipts) {
 		t.Helper()
 		if ref, err := by.Open(receipt); !errors.Is(err, errs.Fenced) {

@@ -27,7 +27,7 @@ var _ Session = (*session)(nil)
 func (s *session) Next(ctx context.Context, most int) (Batch, error) {
 	for {
 		b, err := s.seat.Next(ctx, most)
-		if !errors.Is(err, errMoved) {
+		if !errors.Is(err, ErrMoved) {
 			return b, err
 		}
 		if err := s.move(ctx); err != nil {

@@ -41,7 +41,7 @@ func (h *Hub) Suspend(ctx context.Context, key Key, hold time.Duration) error {
 	if s == nil {
 		return nil
 	}
-	s.leave(errMoved)
+	s.leave(ErrMoved)
 	select {
 	case <-s.gone:
 	case <-ctx.Done():

@@ -158,7 +158,7 @@ func TestOpenWhileSuspended(t *testing.T) {
 		w.suspend(h, 10*time.Second) // nobody is here yet
 		short, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
-		if _, err := h.Open(short, Ask{Key: key, Mode: Fifo}); !errors.Is(err, errs.Unavailable) {
+		if _, err := h.Open(short, Ask{Key: key, Settings: Settings{Mode: Fifo}}); !errors.Is(err, errs.Unavailable) {
 			t.Errorf("Open that waits for 3 s: %v", err)
 		}
 		began := time.Now()
@@ -281,7 +281,7 @@ func TestDrainWhileSuspended(t *testing.T) {
 		waiting := next(t.Context(), s)
 		opened := make(chan error, 1)
 		go func() {
-			_, err := h.Open(t.Context(), Ask{Key: key, Mode: Fifo})
+			_, err := h.Open(t.Context(), Ask{Key: key, Settings: Settings{Mode: Fifo}})
 			opened <- err
 		}()
 		synctest.Wait()
@@ -457,10 +457,10 @@ func TestNothingIsGivenAfterTheEnd(t *testing.T) {
 		held := g.ledger.next(seats[0].waiter, 2, time.Now())
 		waiting := next(t.Context(), seats[1])
 		synctest.Wait()
-		g.end(errMoved)
+		g.end(ErrMoved)
 		seats[0].Settle(verbs(Ack, held...)...)
 		seats[0].Close()
-		if a := <-waiting; !errors.Is(a.err, errMoved) {
+		if a := <-waiting; !errors.Is(a.err, ErrMoved) {
 			t.Errorf("%+v", a)
 		}
 		g.sealed = true

@@ -180,7 +180,7 @@ func (w *window) deliver(s *waiter, now time.Time) {
 		e.attempt++
 		e.since = now.Sub(w.gained)
 		w.top = max(w.top, e.offset+1)
-		out = append(out, Delivery{e.msg, Ref{w.partition, e.offset, e.attempt, w.hold}})
+		out = append(out, Delivery{e.msg, Ref{Partition: w.partition, Offset: e.offset, Attempt: e.attempt, Hold: w.hold}})
 	}
 	w.cursor = i
 	n := len(out) - before

@@ -279,7 +279,7 @@ func TestSeekUnderAClient(t *testing.T) {
 		c.Self = hubNode{hub}
 	})
 	t.Cleanup(func() { _ = hub.Close(context.Background()) })
-	s, err := hub.Open(t.Context(), group.Ask{Key: billing, Mode: group.Fifo, Lease: time.Minute, Prefetch: 100})
+	s, err := hub.Open(t.Context(), group.Ask{Key: billing, Settings: group.Settings{Mode: group.Fifo}, Lease: time.Minute, Prefetch: 100})
 	if err != nil {
 		t.Fatal(err)
 	}

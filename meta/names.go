@@ -61,3 +61,13 @@ func (t Topic) String() string { return t.App + "/" + t.Name + "/" + t.Ver }
 func GroupInStore(subscriber, group string, t Topic) string {
 	return subscriber + "." + group + "." + t.Store()
 }
+
+// RetryQueue is the topic in the store that is the group's retry queue on the topic, without a cluster.
+func RetryQueue(subscriber, group string, t Topic) string {
+	return t.Store() + "." + subscriber + "." + group + ".retry"
+}
+
+// DeadQueue is the same of its dead queue.
+func DeadQueue(subscriber, group string, t Topic) string {
+	return t.Store() + "." + subscriber + "." + group + ".dead"
+}

@@ -154,6 +154,13 @@ type Start struct {
 type Spec struct {
 	Topic, Group string
 	Start        Start // used once, for a group that has no position on any partition; see Subscribe
+
+	// Instance names this process among the members, the same over restarts; "" is none. A store whose cluster keeps the place
+	// of a member that vanished until a time-out has it give up at once, before it joins, the places of its own earlier self and
+	// of every instance of which Gone says that it no longer lives. Where the cluster does not allow that, joining goes on
+	// and the log says that it takes the time-out. Gone may be nil; it is not called for names that no kateway made.
+	Instance string
+	Gone     func(instance string) bool
 }
 
 // Subscriber makes this process a member of a consumer group.
@@ -218,6 +225,23 @@ type Feed interface {
 	Close(ctx context.Context) error
 }
 
+// Follower reads a topic without a group.
+type Follower interface {
+	// Follow reads every partition of the topic from the position given for it; of one that is not given, or that comes later,
+	// from its oldest message. Beyond of the positions is not looked at. ctx bounds the call, not the tail.
+	// Kinds: UnknownTopic; InvalidParam for a partition that is not there; Unavailable.
+	Follow(ctx context.Context, topic string, from []Position) (Tail, error)
+}
+
+// Tail is the flow of a topic's messages to one reader.
+type Tail interface {
+	// Poll is Feed.Poll without a group: Gained names partitions that came later, Gaps and Messages are as there, Lost and
+	// Refused stay empty. Each message comes once, in the order of its partition. Only one Poll at a time.
+	Poll(ctx context.Context, max int) (Batch, error)
+	// Close ends a waiting Poll with ErrClosed and frees everything before it returns. A second Close does nothing.
+	Close()
+}
+
 // Topic describes a topic. Zero fields mean the store's default when creating and "leave as it is" when altering.
 type Topic struct {
 	Name           string
@@ -237,8 +261,9 @@ const (
 // PartitionLag is how far a group is on a partition.
 type PartitionLag struct {
 	Partition  int32
-	Start, End int64 // the oldest offset there is, and the one behind the newest
-	Committed  int64 // the group's Position.Next; -1 where it has none
+	Start, End int64  // the oldest offset there is, and the one behind the newest
+	Committed  int64  // the group's Position.Next; -1 where it has none
+	Beyond     string // the group's Position.Beyond
 }
 
 // Lag is the number of messages still to do.

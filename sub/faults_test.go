@@ -61,6 +61,10 @@ func (g brokenGroups) Through(_ context.Context, _ group.Key, at ...store.Positi
 	return slices.Repeat([]error{g.b.next}, len(at))
 }
 
+func (g brokenGroups) Mark(_ context.Context, _ group.Key, at ...group.At) []error {
+	return slices.Repeat([]error{g.b.next}, len(at))
+}
+
 func (b *broken) Settle(verbs ...group.Verb) []error {
 	b.settled = append(b.settled, verbs...)
 	return make([]error, len(verbs))

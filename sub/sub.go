@@ -83,7 +83,7 @@ func (h *Handler) key(ctx context.Context, p *place) (group.Key, error) {
 // open makes the request a client of the group. How long that may take is the engine's to bound.
 func (h *Handler) open(ctx context.Context, w *wish, key group.Key, prefetch int, stays bool) (group.Session, error) {
 	s, err := h.groups.Open(ctx, group.Ask{
-		Key: key, Mode: group.Fifo, Start: w.start, Lease: w.lease, Prefetch: prefetch, Client: w.client, Stays: stays,
+		Key: key, Settings: group.Settings{Mode: group.Fifo}, Start: w.start, Lease: w.lease, Prefetch: prefetch, Client: w.client, Stays: stays,
 	})
 	if err != nil {
 		h.forget(w.topic, err)
