@@ -23,10 +23,10 @@ type action interface {
 	do(h *Handler, w http.ResponseWriter, r *http.Request) error
 }
 
-// act serves actions of one kind. Its frame stays under every stream, so it does little itself.
-func (h *Handler) act(op plugins.Op, fresh func() action) httpx.Handler {
+// act serves actions of one kind, which may depend on the request. Its frame stays under every stream, so it does little itself.
+func (h *Handler) act(op plugins.Op, fresh func(*http.Request) action) httpx.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		a := fresh()
+		a := fresh(r)
 		bad := readHead(a, r)
 		if h.gate != nil {
 			return h.pass(w, r, op, a, bad)

@@ -64,10 +64,10 @@ func New(c Config) *Handler {
 // Routes is the route table of subscribing.
 func (h *Handler) Routes() []httpx.Route {
 	return []httpx.Route{
-		{Method: http.MethodGet, Path: "/v1/msgs/:app/:topic/:ver", Handler: h.act(plugins.Subscribe, func() action { return new(pollWish) })},
-		{Method: http.MethodPut, Path: "/v1/msgs/:app/:topic/:ver", Handler: h.act(plugins.Settle, func() action { return new(settle) })},
-		{Method: http.MethodGet, Path: "/v1/stream/:app/:topic/:ver", Handler: h.act(plugins.Subscribe, func() action { return new(streamWish) })},
-		{Method: http.MethodPut, Path: "/v1/offsets/:app/:topic/:ver/:group", Handler: h.act(plugins.Settle, func() action { return new(offsets) })},
+		{Method: http.MethodGet, Path: "/v1/msgs/:app/:topic/:ver", Handler: h.act(plugins.Subscribe, newPoll)},
+		{Method: http.MethodPut, Path: "/v1/msgs/:app/:topic/:ver", Handler: h.act(plugins.Settle, func(*http.Request) action { return new(settle) })},
+		{Method: http.MethodGet, Path: "/v1/stream/:app/:topic/:ver", Handler: h.act(plugins.Subscribe, newStream)},
+		{Method: http.MethodPut, Path: "/v1/offsets/:app/:topic/:ver/:group", Handler: h.act(plugins.Settle, func(*http.Request) action { return new(offsets) })},
 	}
 }
 
