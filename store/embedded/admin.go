@@ -231,7 +231,7 @@ func (s *Store) Lag(ctx context.Context, topic, group string) ([]store.Partition
 		start, end := p.bounds()
 		list[i] = store.PartitionLag{Partition: int32(i), Start: start.offset, End: end.offset, Committed: -1}
 		if i < len(g.shares) && g.shares[i].known {
-			list[i].Committed = g.shares[i].position.Next
+			list[i].Committed, list[i].Beyond = g.shares[i].position.Next, g.shares[i].position.Beyond
 		}
 	}
 	return list, nil

@@ -90,7 +90,7 @@ func (s *Store) Lag(ctx context.Context, topic, group string) ([]store.Partition
 		p := int32(i)
 		list[i] = store.PartitionLag{Partition: p, Start: starts[i], End: max(starts[i], ends[i]), Committed: -1}
 		if at, ok := have[p]; ok {
-			list[i].Committed = at.Next
+			list[i].Committed, list[i].Beyond = at.Next, at.Beyond
 		}
 	}
 	return list, nil

@@ -143,7 +143,7 @@ func (s *Store) Lag(ctx context.Context, name, group string) ([]store.PartitionL
 	for i := range t.logs {
 		list[i] = store.PartitionLag{Partition: int32(i), Start: t.logs[i].start, End: t.logs[i].end(), Committed: -1}
 		if g != nil && i < len(g.shares) && g.shares[i].position != nil {
-			list[i].Committed = g.shares[i].position.Next
+			list[i].Committed, list[i].Beyond = g.shares[i].position.Next, g.shares[i].position.Beyond
 		}
 	}
 	return list, nil

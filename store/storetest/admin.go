@@ -179,12 +179,17 @@ func lagSeekResolveBrowseAgree(e *env) {
 	e.must(e.s.Seek(e.ctx(), topic, group, newest...))
 	check("at the newest", store.PartitionLag{Partition: 0, End: 10, Committed: 10}, store.PartitionLag{Partition: 1, End: 10, Committed: 10}, store.PartitionLag{Partition: 2})
 	e.must(e.s.Seek(e.ctx(), topic, group, store.Position{Partition: 1, Next: 4, Beyond: "6"}))
-	check("partition 1 back", store.PartitionLag{Partition: 0, End: 10, Committed: 10}, store.PartitionLag{Partition: 1, End: 10, Committed: 4}, store.PartitionLag{Partition: 2})
+	check("partition 1 back", store.PartitionLag{Partition: 0, End: 10, Committed: 10}, store.PartitionLag{Partition: 1, End: 10, Committed: 4, Beyond: "6"}, store.PartitionLag{Partition: 2})
 	m := e.join(e.s, topic, group, store.Start{})
 	m.read(6)
 	if got := m.gained[1]; got.Next != 4 || got.Beyond != "6" {
 		e.Errorf("partition 1 was gained with %+v", got)
 	}
+	longest := strings.Repeat("b", store.MaxBeyond)
+	e.must(m.f.Commit(store.Position{Partition: 0, Next: 10, Beyond: longest}))
+	e.must(m.f.Commit(store.Position{Partition: 1, Next: 5}))
+	m.close()
+	check("committed by a member", store.PartitionLag{Partition: 0, End: 10, Committed: 10, Beyond: longest}, store.PartitionLag{Partition: 1, End: 10, Committed: 5}, store.PartitionLag{Partition: 2})
 	var browsed []string
 	for _, msg := range e.browse(topic, 1, 4) {
 		browsed = append(browsed, string(msg.Value))

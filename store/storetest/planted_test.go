@@ -48,6 +48,7 @@ var caught = map[string]string{
 	"is silent about a gap":                     "GapIsReported",
 	"does not end Poll on Close":                "CloseEndsPoll",
 	"does not tell that the topic is gone":      "DeleteEndsPoll",
+	"hides what is beside the position":         "LagSeekResolveBrowseAgree",
 	"seeks under a member":                      "SeekConflict",
 	"forgets under a member":                    "ForgetGroupConflict",
 	"forgets no group":                          "ForgetGroup",
@@ -242,6 +243,16 @@ func (s *planted) Seek(ctx context.Context, topic, group string, to ...store.Pos
 		return nil
 	}
 	return err
+}
+
+func (s *planted) Lag(ctx context.Context, topic, group string) ([]store.PartitionLag, error) {
+	list, err := s.Store.Lag(ctx, topic, group)
+	for i := range list {
+		if s.bug == "hides what is beside the position" {
+			list[i].Beyond = ""
+		}
+	}
+	return list, err
 }
 
 // forget takes all groups' positions away.
