@@ -98,7 +98,7 @@ func TestDeletedTopicsThatAreRemembered(t *testing.T) {
 		gone := func(i int) {
 			g := newGroup(key, Fifo, nil, h.cfg.Limits, h.cfg.Log)
 			g.err = fmt.Errorf("group: %w", errs.UnknownTopic)
-			g.ledger.gain(store.Position{Next: 100}, 1, t0)
+			g.ledger.gain(false, store.Position{Next: 100}, 1, t0)
 			h.remember(Key{Topic: fmt.Sprint(i)}, g)
 		}
 		for i := range maxAnew + 10 {
@@ -140,18 +140,18 @@ func TestGapBackwardsFencesForGood(t *testing.T) {
 	l := book(1)
 	s := l.enter(explicit(100))
 	old := l.next(s, 10, t0)
-	l.gap(store.Gap{From: 10, To: 0}, t0)
+	l.gap(false, store.Gap{From: 10, To: 0}, t0)
 	if s.c.held != 0 {
 		t.Errorf("the client still counts %d messages of the old topic", s.c.held)
 	}
 	l.verbs(t, Ack, t0, errs.Fenced, old...)
-	l.add(messages(0, 0, 5), t0)
+	l.add(false, messages(0, 0, 5), t0)
 	l.verbs(t, Ack, t0, errs.Fenced, old...)
-	p := l.windows[0].position(t0)
-	l = newLedger()
-	l.gain(p, 99, t0)
+	p := l.windows[spot{}].position(t0)
+	l = fifoLedger()
+	l.gain(false, p, 99, t0)
 	l.verbs(t, Ack, t0, errs.Fenced, old...)
-	l.add(messages(0, 0, 5), t0)
+	l.add(false, messages(0, 0, 5), t0)
 	l.verbs(t, Ack, t0, errs.Fenced, old...)
 	got := l.next(l.enter(explicit(100)), 10, t0)
 	expectOffsets(t, "the new topic's", got, 0, 1, 2, 3, 4)
@@ -160,28 +160,28 @@ func TestGapBackwardsFencesForGood(t *testing.T) {
 
 // Where it can't matter any more, the mark is dropped from the commits.
 func TestTheMarkOfABeginGoesByItself(t *testing.T) {
-	l := newLedger()
-	l.gain(SeekPosition(store.PartitionLag{End: 3}, 0), 1, t0)
-	l.add(messages(0, 0, 5), t0)
+	l := fifoLedger()
+	l.gain(false, SeekPosition(store.PartitionLag{End: 3}, 0), 1, t0)
+	l.add(false, messages(0, 0, 5), t0)
 	got := l.next(l.enter(explicit(100)), 5, t0)
 	l.verbs(t, Ack, t0, nil, got[:2]...)
-	b, err := decodeBeyond(l.windows[0].position(t0).Beyond, 2)
+	b, err := decodeBeyond(l.windows[spot{}].position(t0).Beyond, 2)
 	if err != nil || b.anew != 3 || b.hold != got[0].Ref.Hold {
 		t.Errorf("before the end: %+v, %v", b, err)
 	}
 	l.verbs(t, Ack, t0, nil, got[2:]...)
-	if p := l.windows[0].position(t0); p.Beyond != "" || p.Next != 5 {
+	if p := l.windows[spot{}].position(t0); p.Beyond != "" || p.Next != 5 {
 		t.Errorf("behind it: %+v", p)
 	}
 }
 
 // Acks of an earlier hold are repeated by clients that did not see the answer: what they speak of is done.
 func TestReceiptsOfAnEarlierHold(t *testing.T) {
-	l := newLedger()
-	l.gain(store.Position{Next: 5}, 9, t0)
+	l := fifoLedger()
+	l.gain(false, store.Position{Next: 5}, 9, t0)
 	earlier := func(offset int64) Delivery { return Delivery{Ref: Ref{Offset: offset, Attempt: 1, Hold: 1}} }
 	l.verbs(t, Ack, t0, nil, earlier(4), earlier(6))
-	l.add(messages(0, 5, 8), t0)
+	l.add(false, messages(0, 5, 8), t0)
 	l.verbs(t, Ack, t0, nil, earlier(4), earlier(6))
 	got := l.next(l.enter(explicit(100)), 10, t0)
 	expectOffsets(t, "what is left", got, 5, 7)

@@ -84,10 +84,12 @@ type group struct {
 }
 
 func newGroup(key Key, mode Mode, feed store.Feed, limits Limits, log *slog.Logger) *group {
+	l := newLedger()
+	l.begin(Settings{Mode: mode}, Policy{}, nil, time.Now())
 	return &group{
 		key: key, mode: mode, limits: limits, feed: feed, hold: newHold(),
 		log:    log.With("topic", key.Topic, "group", key.Group),
-		ledger: newLedger(), seats: map[*seat]struct{}{},
+		ledger: l, seats: map[*seat]struct{}{},
 		idle: time.Now(), changed: make(chan struct{}), kick: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 }
@@ -146,7 +148,7 @@ func (g *group) fetch(ctx context.Context) {
 	for ctx.Err() == nil {
 		poll, cancel := context.WithCancel(ctx)
 		g.mu.Lock()
-		g.paused = g.ledger.full(g.limits, nil)
+		g.paused = g.ledger.full(g.limits, false, nil)
 		g.wakePoll = cancel
 		paused := g.paused
 		g.mu.Unlock()
@@ -189,13 +191,13 @@ func (g *group) apply(b store.Batch) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, p := range b.Lost {
-		if w := g.ledger.windows[p]; w != nil && w.dirty {
+		if w := g.ledger.windows[spot{partition: p}]; w != nil && w.dirty {
 			g.commitOne(w, now)
 		}
-		g.ledger.lose(p)
+		g.ledger.lose(false, p)
 	}
 	for _, p := range b.Gained {
-		g.ledger.gain(p, g.hold, now)
+		g.ledger.gain(false, p, g.hold, now)
 		g.hold += 2 // stays odd, so never 0
 		g.joined = true
 	}
@@ -207,15 +209,15 @@ func (g *group) apply(b store.Batch) {
 	}
 	for _, gap := range b.Gaps {
 		g.log.Warn("messages are gone that the group had not done", "partition", gap.Partition, "from", gap.From, "to", gap.To)
-		g.ledger.gap(gap, now)
+		g.ledger.gap(false, gap, now)
 	}
-	g.ledger.add(b.Messages, now)
+	g.ledger.add(false, b.Messages, now)
 	g.look(g.ledger.nextDeadline(now))
 	g.dirtied(now)
 }
 
 func (g *group) refused(r store.Refusal) {
-	w := g.ledger.windows[r.Partition]
+	w := g.ledger.windows[spot{partition: r.Partition}]
 	if w == nil {
 		return
 	}
@@ -326,7 +328,7 @@ func (g *group) unpause() {
 	if len(g.paused) == 0 {
 		return
 	}
-	still := g.ledger.full(g.limits.half(), make([]int32, 0, len(g.paused)))
+	still := g.ledger.full(g.limits.half(), false, make([]int32, 0, len(g.paused)))
 	for _, p := range g.paused {
 		if _, full := slices.BinarySearch(still, p); !full {
 			g.paused = nil

@@ -322,7 +322,7 @@ func (g *group) wait(ctx context.Context, partitions iter.Seq[int32]) bool {
 		g.mu.Lock()
 		missing := false
 		for p := range partitions {
-			if g.ledger.windows[p] == nil {
+			if g.ledger.windows[spot{partition: p}] == nil {
 				missing = true
 			}
 		}

@@ -57,23 +57,23 @@ func TestInfo(t *testing.T) {
 
 // A redelivery counts from its own time; what came with a move from when that was.
 func TestOldestUnacked(t *testing.T) {
-	l := newLedger()
-	l.gain(store.Position{}, 1, t0)
-	l.add(messages(0, 0, 3), t0)
+	l := fifoLedger()
+	l.gain(false, store.Position{}, 1, t0)
+	l.add(false, messages(0, 0, 3), t0)
 	stays := explicit(100)
 	stays.Stays = true
 	s := l.enter(stays)
 	l.next(s, 2, at(time.Second))
 	l.expire(at(40 * time.Second))
 	l.next(s, 2, at(50*time.Second))
-	if d := l.windows[0].oldestUnacked(at(55 * time.Second)); d != 5*time.Second {
+	if d := l.windows[spot{}].oldestUnacked(at(55 * time.Second)); d != 5*time.Second {
 		t.Errorf("after a redelivery: %v", d)
 	}
-	p := l.windows[0].position(at(60 * time.Second))
-	l = newLedger()
-	l.gain(p, 3, at(62*time.Second))
-	l.add(messages(0, 0, 3), at(63*time.Second))
-	if w := l.windows[0]; w.leased != 2 || w.oldestUnacked(at(70*time.Second)) != 8*time.Second {
+	p := l.windows[spot{}].position(at(60 * time.Second))
+	l = fifoLedger()
+	l.gain(false, p, 3, at(62*time.Second))
+	l.add(false, messages(0, 0, 3), at(63*time.Second))
+	if w := l.windows[spot{}]; w.leased != 2 || w.oldestUnacked(at(70*time.Second)) != 8*time.Second {
 		t.Errorf("after a move: %d leased, the oldest for %v", w.leased, w.oldestUnacked(at(70*time.Second)))
 	}
 }

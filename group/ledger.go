@@ -37,19 +37,47 @@ func (w *waiter) room() int { return min(w.max-len(w.got.Deliveries), w.c.prefet
 // ledger knows who holds what of a group. It has no goroutine, no lock and no clock: its owner calls it under a lock, with
 // the present time. After each call, clients whose wait was served have been woken.
 type ledger struct {
-	windows map[int32]*window
+	windows map[spot]*window
 	ready   list.List // of *window without owner that have something due; the longest ready first
 	waiters list.List // of *waiter with room that are parked; the longest waiting first
 	named   map[string]*client
 	anew    int64 // of the partitions that are gained, unless their positions say more; see window.anew
 	count   counters
+
+	// Given by begin; before it the ledger is provisional.
+	begun    bool
+	settings Settings
+	policy   Policy
+	match    func(*store.Message) bool // which messages the group wants; nil: all
 }
+
+// spot names a window: a partition of the topic, or one of the group's retry queue.
+type spot struct {
+	retry     bool
+	partition int32
+}
+
+func (a spot) String() string {
+	if a.retry {
+		return fmt.Sprintf("retry partition %d", a.partition)
+	}
+	return fmt.Sprintf("partition %d", a.partition)
+}
+
+// spot is where the delivery's message is.
+func (r Ref) spot() spot { return spot{r.Retry, r.Partition} }
 
 // counters are running totals since the start.
 type counters struct{ delivered, redelivered, expired, acked, nacked uint64 }
 
 func newLedger() *ledger {
-	return &ledger{windows: map[int32]*window{}, named: map[string]*client{}}
+	return &ledger{windows: map[spot]*window{}, named: map[string]*client{}}
+}
+
+// begin gives a provisional ledger its settings. Before it, windows hold positions only: every partition is named as full,
+// nothing is delivered, and settle, through and mark work on what the positions carried. match nil: all messages.
+func (l *ledger) begin(s Settings, p Policy, match func(*store.Message) bool, _ time.Time) {
+	l.begun, l.settings, l.policy, l.match = true, s, p, match
 }
 
 // enter begins a session.
@@ -93,22 +121,22 @@ func (l *ledger) forget(c *client) {
 	}
 }
 
-// gain takes over a partition.
-func (l *ledger) gain(p store.Position, hold uint32, now time.Time) {
-	w := newWindow(p, hold, now)
+// gain takes over a partition, of the topic or of the retry queue.
+func (l *ledger) gain(retry bool, p store.Position, hold uint32, now time.Time) {
+	w := newWindow(spot{retry, p.Partition}, p, hold, now)
 	w.anew = max(w.anew, l.anew)
 	w.dirty = true
-	l.windows[p.Partition] = w
+	l.windows[w.spot] = w
 }
 
 // lose drops a partition. What clients hold of it is no longer theirs.
-func (l *ledger) lose(partition int32) {
-	w := l.windows[partition]
+func (l *ledger) lose(retry bool, partition int32) {
+	w := l.windows[spot{retry, partition}]
 	if w == nil {
 		return
 	}
 	l.unready(w)
-	delete(l.windows, partition)
+	delete(l.windows, w.spot)
 	owner := w.owner
 	w.carried = nil
 	w.unlease(w.leased)
@@ -116,8 +144,8 @@ func (l *ledger) lose(partition int32) {
 }
 
 // gap moves a partition over offsets that no longer exist.
-func (l *ledger) gap(g store.Gap, now time.Time) {
-	w := l.windows[g.Partition]
+func (l *ledger) gap(retry bool, g store.Gap, now time.Time) {
+	w := l.windows[spot{retry, g.Partition}]
 	if w == nil {
 		return // lost meanwhile
 	}
@@ -127,14 +155,14 @@ func (l *ledger) gap(g store.Gap, now time.Time) {
 }
 
 // add takes fetched messages, in order per partition. Serve follows when all are added.
-func (l *ledger) add(msgs []*store.Message, now time.Time) {
+func (l *ledger) add(retry bool, msgs []*store.Message, now time.Time) {
 	var w *window
 	for _, m := range msgs {
 		if w == nil || w.partition != m.Partition {
 			if w != nil {
 				l.serve(w, now)
 			}
-			if w = l.windows[m.Partition]; w == nil {
+			if w = l.windows[spot{retry, m.Partition}]; w == nil {
 				continue // lost meanwhile
 			}
 		}
@@ -260,11 +288,11 @@ func (l *ledger) unready(w *window) {
 func (l *ledger) settle(verbs []Verb, now time.Time, out []error) []error {
 	for len(verbs) > 0 {
 		n := ackRun(verbs)
-		switch w := l.windows[verbs[0].Partition]; {
+		switch w := l.windows[verbs[0].spot()]; {
 		case w == nil:
 			n = max(n, 1)
 			for _, v := range verbs[:n] {
-				out = append(out, fencedf("partition %d is not held here", v.Partition))
+				out = append(out, fencedf("%v is not held here", v.spot()))
 			}
 		case n > 0:
 			out = l.ack(w, verbs[:n], now, out)
@@ -280,7 +308,7 @@ func (l *ledger) settle(verbs []Verb, now time.Time, out []error) []error {
 // ackRun is how many of the first verbs are acks on one partition.
 func ackRun(verbs []Verb) int {
 	n := 0
-	for n < len(verbs) && verbs[n].Op == Ack && verbs[n].Partition == verbs[0].Partition {
+	for n < len(verbs) && verbs[n].Op == Ack && verbs[n].spot() == verbs[0].spot() {
 		n++
 	}
 	return n
@@ -310,7 +338,7 @@ func (l *ledger) nackOrExtend(w *window, v Verb, now time.Time) error {
 	case err != nil:
 		return err
 	case e == nil && v.Offset < w.end, e != nil && e.state == done:
-		return fencedf("partition %d offset %d is acked already", v.Partition, v.Offset)
+		return fencedf("%v offset %d is acked already", v.spot(), v.Offset)
 	case v.Op == Nack:
 		l.count.nacked++
 		l.count.redelivered += uint64(w.release(now.Add(v.Delay)))
@@ -337,7 +365,7 @@ func (l *ledger) released(w *window, owner *client, now time.Time) {
 
 // through marks everything below p.Next as done.
 func (l *ledger) through(p store.Position, now time.Time) error {
-	w := l.windows[p.Partition]
+	w := l.windows[spot{partition: p.Partition}]
 	switch {
 	case w == nil:
 		return fencedf("partition %d is not held here", p.Partition)
@@ -382,16 +410,24 @@ func (l *ledger) nextDeadline(now time.Time) time.Time {
 	return at
 }
 
-// full appends the partitions whose windows hold as much as they may.
-func (l *ledger) full(limits Limits, out []int32) []int32 {
+// mark marks one message of the topic as done, whoever holds it.
+func (l *ledger) mark(at At, _ time.Time) error {
+	return fencedf("partition %d is not held here", at.Partition)
+}
+
+// full appends the partitions, of the topic or of the retry queue, whose windows hold as much as they may.
+func (l *ledger) full(limits Limits, retry bool, out []int32) []int32 {
 	total := 0
 	for _, w := range l.windows {
 		total += w.bytes
 	}
-	for p, w := range l.windows {
-		if len(w.entries) >= limits.WindowMessages || w.bytes >= limits.WindowBytes ||
+	for _, w := range l.windows {
+		if w.retry != retry {
+			continue
+		}
+		if !l.begun || len(w.entries) >= limits.WindowMessages || w.bytes >= limits.WindowBytes ||
 			w.end-w.next >= limits.span || total >= limits.GroupBytes && w.due > 0 {
-			out = append(out, p)
+			out = append(out, w.partition)
 		}
 	}
 	slices.Sort(out)

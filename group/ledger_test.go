@@ -23,12 +23,19 @@ func messages(p int32, from, to int64) (out []*store.Message) {
 	return out
 }
 
+// fifoLedger has begun in fifo mode.
+func fifoLedger() *ledger {
+	l := newLedger()
+	l.begin(Settings{Mode: Fifo}, Policy{}, nil, t0)
+	return l
+}
+
 // book is a ledger that holds n partitions of ten messages each.
 func book(n int32) *ledger {
-	l := newLedger()
+	l := fifoLedger()
 	for p := range n {
-		l.gain(store.Position{Partition: p}, uint32(2*p+1), t0)
-		l.add(messages(p, 0, 10), t0)
+		l.gain(false, store.Position{Partition: p}, uint32(2*p+1), t0)
+		l.add(false, messages(p, 0, 10), t0)
 	}
 	return l
 }
@@ -82,9 +89,9 @@ func TestFifoPartitionHasOneClientUntilAClean(t *testing.T) {
 }
 
 func TestLongestWaitingClientIsServedFirst(t *testing.T) {
-	l := newLedger()
-	l.gain(store.Position{Partition: 0}, 1, t0)
-	l.gain(store.Position{Partition: 1}, 3, t0)
+	l := fifoLedger()
+	l.gain(false, store.Position{Partition: 0}, 1, t0)
+	l.gain(false, store.Position{Partition: 1}, 3, t0)
 	var waiting []*waiter
 	for range 3 {
 		s := l.enter(explicit(100))
@@ -92,7 +99,7 @@ func TestLongestWaitingClientIsServedFirst(t *testing.T) {
 		l.park(s)
 		waiting = append(waiting, s)
 	}
-	l.add(append(messages(0, 0, 5), messages(1, 0, 5)...), t0)
+	l.add(false, append(messages(0, 0, 5), messages(1, 0, 5)...), t0)
 	for i, want := range []int{1, 1, 0} {
 		if got := len(waiting[i].got.Deliveries); got != want {
 			t.Errorf("waiter %d has %d messages, want %d", i, got, want)
@@ -123,7 +130,7 @@ func TestLeaseEndsForTheWholePartition(t *testing.T) {
 	}
 	l.verbs(t, Ack, at(51*time.Second), errs.Fenced, got[0], got[2]) // still the old receipts
 	l.verbs(t, Ack, at(51*time.Second), nil, again...)
-	if w := l.windows[0]; w.next != 4 || w.owner != nil || b.c.held != 0 || a.c.held != 0 {
+	if w := l.windows[spot{}]; w.next != 4 || w.owner != nil || b.c.held != 0 || a.c.held != 0 {
 		t.Errorf("next %d, owner %v, held %d and %d", w.next, w.owner, a.c.held, b.c.held)
 	}
 }
@@ -189,16 +196,16 @@ func TestNamedClientGetsWhatFollows(t *testing.T) {
 
 // Two polls under one name wait at the same time: what one gets is not lost to the other.
 func TestOneNameTwice(t *testing.T) {
-	l := newLedger()
-	l.gain(store.Position{}, 1, t0)
+	l := fifoLedger()
+	l.gain(false, store.Position{}, 1, t0)
 	named := explicit(100)
 	named.Client, named.Stays = "w", true
 	one, two := l.enter(named), l.enter(named)
 	one.max, two.max = 1, 1
 	l.park(one)
 	l.park(two)
-	l.add(messages(0, 0, 1), t0)
-	l.add(messages(0, 1, 2), t0)
+	l.add(false, messages(0, 0, 1), t0)
+	l.add(false, messages(0, 1, 2), t0)
 	expectOffsets(t, "the first", one.got.Deliveries, 0)
 	expectOffsets(t, "the second", two.got.Deliveries, 1)
 }
@@ -212,15 +219,15 @@ func TestCleanMoveKeepsEverything(t *testing.T) {
 	got := old.next(s, 6, t0)
 	old.verbs(t, Ack, t0, nil, got[0], got[2], got[3])
 	old.leave(s, t0)
-	p := old.windows[0].position(at(10 * time.Second))
+	p := old.windows[spot{}].position(at(10 * time.Second))
 	if p.Next != 1 {
 		t.Fatalf("commit at %d, want the contiguous prefix 1", p.Next)
 	}
 
-	l := newLedger()
-	l.gain(p, 99, at(10*time.Second))
+	l := fifoLedger()
+	l.gain(false, p, 99, at(10*time.Second))
 	l.verbs(t, Ack, at(11*time.Second), nil, got[5]) // before anything is fetched
-	l.add(messages(0, 1, 10), at(11*time.Second))
+	l.add(false, messages(0, 1, 10), at(11*time.Second))
 	c := l.enter(explicit(100))
 	expectOffsets(t, "while the lease goes on", l.next(c, 10, at(12*time.Second)))
 	l.verbs(t, Ack, at(12*time.Second), nil, got[1], got[2])
@@ -238,10 +245,10 @@ func TestCleanMoveKeepsEverything(t *testing.T) {
 // After a kill the last commit may know nothing of a delivery. Its ack counts while the message was not delivered again.
 func TestReceiptFromBeforeAKill(t *testing.T) {
 	got := func() []Delivery { l := book(1); return l.next(l.enter(explicit(100)), 3, t0) }()
-	l := newLedger()
-	l.gain(store.Position{}, 77, t0)
+	l := fifoLedger()
+	l.gain(false, store.Position{}, 77, t0)
 	l.verbs(t, Ack, t0, nil, got[1])
-	l.add(messages(0, 0, 10), t0)
+	l.add(false, messages(0, 0, 10), t0)
 	s := l.enter(explicit(100))
 	again := l.next(s, 1, t0)
 	expectOffsets(t, "delivered again", again, 0)
@@ -264,7 +271,7 @@ func TestThrough(t *testing.T) {
 		t.Error(err)
 	}
 	l.verbs(t, Ack, t0, nil, got...)
-	if w := l.windows[0]; w.next != 5 || w.leased != 0 {
+	if w := l.windows[spot{}]; w.next != 5 || w.leased != 0 {
 		t.Errorf("next %d, leased %d", w.next, w.leased)
 	}
 	if err := l.through(store.Position{Next: 2}, t0); err != nil {
@@ -276,15 +283,15 @@ func TestGap(t *testing.T) {
 	l := book(1)
 	s := l.enter(explicit(100))
 	got := l.next(s, 2, t0)
-	l.gap(store.Gap{From: 0, To: 15}, t0)
-	l.add(messages(0, 15, 17), t0)
+	l.gap(false, store.Gap{From: 0, To: 15}, t0)
+	l.add(false, messages(0, 15, 17), t0)
 	after := l.next(s, 5, t0)
 	expectOffsets(t, "after the gap", after, 15, 16)
 	if len(s.got.Gaps) != 1 {
 		t.Errorf("gaps told: %v", s.got.Gaps)
 	}
 	l.verbs(t, Ack, t0, nil, append(got, after...)...)
-	if w := l.windows[0]; w.next != 17 || w.bytes != 0 || s.c.held != 0 {
+	if w := l.windows[spot{}]; w.next != 17 || w.bytes != 0 || s.c.held != 0 {
 		t.Errorf("next %d, bytes %d, held %d", w.next, w.bytes, s.c.held)
 	}
 }
@@ -296,23 +303,23 @@ func TestGapMakesRoom(t *testing.T) {
 	l.next(s, 2, t0)
 	s.max, s.got = 2, Batch{}
 	l.park(s) // its hands are full
-	l.gap(store.Gap{From: 0, To: 8}, t0)
+	l.gap(false, store.Gap{From: 0, To: 8}, t0)
 	expectOffsets(t, "what is left", s.got.Deliveries, 8, 9)
 }
 
 // Offsets have holes in Kafka: transactions and compaction leave them. They neither stall the commit nor are they gaps.
 func TestHoles(t *testing.T) {
-	l := newLedger()
-	l.gain(store.Position{Next: 5}, 1, t0)
-	l.add([]*store.Message{{Offset: 7}, {Offset: 8}, {Offset: 40}, {Offset: 41}}, t0)
+	l := fifoLedger()
+	l.gain(false, store.Position{Next: 5}, 1, t0)
+	l.add(false, []*store.Message{{Offset: 7}, {Offset: 8}, {Offset: 40}, {Offset: 41}}, t0)
 	s := l.enter(explicit(100))
 	got := l.next(s, 10, t0)
 	l.verbs(t, Ack, t0, nil, got[0], got[2])
-	if w := l.windows[0]; w.next != 8 {
+	if w := l.windows[spot{}]; w.next != 8 {
 		t.Errorf("next %d, want 8", w.next)
 	}
 	l.verbs(t, Ack, t0, nil, got[1], got[3])
-	if w := l.windows[0]; w.next != 42 {
+	if w := l.windows[spot{}]; w.next != 42 {
 		t.Errorf("next %d, want 42", w.next)
 	}
 }
@@ -320,33 +327,33 @@ func TestHoles(t *testing.T) {
 func TestFullWindowsArePausedAndFreedAtHalf(t *testing.T) {
 	limits := Limits{WindowMessages: 10, WindowBytes: 1 << 20, GroupBytes: 1 << 20}.withDefaults()
 	l := book(2)
-	if got := l.full(limits, nil); !slices.Equal(got, []int32{0, 1}) {
+	if got := l.full(limits, false, nil); !slices.Equal(got, []int32{0, 1}) {
 		t.Fatalf("full: %v", got)
 	}
 	s := l.enter(explicit(100))
 	l.verbs(t, Ack, t0, nil, l.next(s, 4, t0)...)
-	if got := l.full(limits.half(), nil); len(got) != 2 {
+	if got := l.full(limits.half(), false, nil); len(got) != 2 {
 		t.Errorf("read again after 4 of 10: %v", got)
 	}
 	l.verbs(t, Ack, t0, nil, l.next(s, 20, t0)...)
-	if got := l.full(limits.half(), nil); len(got) != 0 {
+	if got := l.full(limits.half(), false, nil); len(got) != 0 {
 		t.Errorf("still paused when empty: %v", got)
 	}
 }
 
 // A long life in one window keeps the array under its entries within what is held at once.
 func TestWindowUsesItsArrayAgain(t *testing.T) {
-	l := newLedger()
-	l.gain(store.Position{}, 1, t0)
+	l := fifoLedger()
+	l.gain(false, store.Position{}, 1, t0)
 	s := l.enter(explicit(1000))
 	var left []Delivery
 	for o := int64(0); o < 100_000; o += 10 {
-		l.add(messages(0, o, o+10), t0)
+		l.add(false, messages(0, o, o+10), t0)
 		got := append(left, l.next(s, 100, t0)...)
 		left = slices.Clone(got[len(got)-3:]) // always some in flight
 		l.verbs(t, Ack, t0, nil, got[:len(got)-3]...)
 	}
-	if w := l.windows[0]; cap(w.buf) > 256 || w.next != 99_997 {
+	if w := l.windows[spot{}]; cap(w.buf) > 256 || w.next != 99_997 {
 		t.Errorf("an array of %d entries for 13 at once; next %d", cap(w.buf), w.next)
 	}
 }

@@ -17,7 +17,7 @@ import (
 // its lease goes on, and in the end everything was acked.
 func TestRandomLives(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &model{l: newLedger(), now: t0, hold: 1, acked: map[[2]int64]bool{}, out: map[[2]int64]*lease{}}
+		m := &model{l: fifoLedger(), now: t0, hold: 1, acked: map[[2]int64]bool{}, out: map[[2]int64]*lease{}}
 		m.adopt([]store.Position{{Partition: 0}, {Partition: 1}})
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
 			m.step(t)
@@ -49,11 +49,11 @@ func id(r Ref) [2]int64 { return [2]int64{int64(r.Partition), r.Offset} }
 func (m *model) adopt(ps []store.Position) {
 	for _, p := range ps {
 		m.hold += 2
-		m.l.gain(p, m.hold, m.now)
+		m.l.gain(false, p, m.hold, m.now)
 	}
 	m.clients = nil
 	for _, p := range ps {
-		m.l.add(messages(p.Partition, p.Next, modelEnd), m.now)
+		m.l.add(false, messages(p.Partition, p.Next, modelEnd), m.now)
 	}
 }
 
@@ -89,7 +89,7 @@ func (m *model) take(t *rapid.T, s *waiter, n int) {
 			t.Fatalf("%v was acked and comes again", id(d.Ref))
 		}
 		if o := m.out[id(d.Ref)]; o != nil && o.by != s {
-			if w := m.l.windows[d.Partition]; w.owner != s.c {
+			if w := m.l.windows[d.Ref.spot()]; w.owner != s.c {
 				t.Fatalf("%v is in two hands", id(d.Ref))
 			}
 			m.old = append(m.old, o.d)
@@ -127,7 +127,7 @@ func (m *model) settle(t *rapid.T) {
 func (m *model) move(t *rapid.T, clean bool) {
 	var ps []store.Position
 	for p := range int32(2) {
-		pos := m.l.windows[p].position(m.now)
+		pos := m.l.windows[spot{partition: p}].position(m.now)
 		if !clean {
 			pos.Beyond = ""
 			for o := pos.Next; o < modelEnd; o++ {
@@ -136,12 +136,13 @@ func (m *model) move(t *rapid.T, clean bool) {
 		}
 		ps = append(ps, pos)
 	}
-	m.l = newLedger()
+	m.l = fifoLedger()
 	m.adopt(ps)
 }
 
 func (m *model) check(t *rapid.T) {
-	for p, w := range m.l.windows {
+	for at, w := range m.l.windows {
+		p := at.partition
 		for o := range w.next {
 			if !m.acked[[2]int64{int64(p), o}] {
 				t.Fatalf("partition %d: the commit %d passes %d, which nobody acked", p, w.next, o)
@@ -198,7 +199,7 @@ func (m *model) finish(t *rapid.T) {
 	}
 	for p, w := range m.l.windows {
 		if w.next != modelEnd {
-			t.Fatalf("partition %d ends at %d of %d", p, w.next, modelEnd)
+			t.Fatalf("%v ends at %d of %d", p, w.next, modelEnd)
 		}
 	}
 }

@@ -444,8 +444,8 @@ func TestNothingIsGivenAfterTheEnd(t *testing.T) {
 	inWorld(t, 1, func(t *testing.T, w world) {
 		h := w.hub(Limits{})
 		g := newGroup(key, Fifo, nil, h.cfg.Limits, h.cfg.Log)
-		g.ledger.gain(store.Position{}, 1, time.Now())
-		g.ledger.add(messages(0, 0, 4), time.Now())
+		g.ledger.gain(false, store.Position{}, 1, time.Now())
+		g.ledger.add(false, messages(0, 0, 4), time.Now())
 		var seats []*seat
 		for range 2 {
 			s, err := g.join(explicit(2))

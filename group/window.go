@@ -29,7 +29,7 @@ type entry struct {
 // window is what the group knows of one partition that it holds: the messages from the commit's offset to the last one
 // fetched. In fifo mode the lease is the window's.
 type window struct {
-	partition int32
+	spot
 	hold      uint32      // names this time that the partition is ours; goes on over a clean move
 	anew      int64       // from this offset on, receipts of earlier holds count for what was not delivered in this one
 	gained    time.Time   // when it became ours
@@ -55,8 +55,8 @@ type window struct {
 }
 
 // newWindow takes over a partition from its committed position.
-func newWindow(p store.Position, hold uint32, now time.Time) *window {
-	w := &window{partition: p.Partition, hold: hold, gained: now, next: p.Next, end: p.Next, top: p.Next}
+func newWindow(at spot, p store.Position, hold uint32, now time.Time) *window {
+	w := &window{spot: at, hold: hold, gained: now, next: p.Next, end: p.Next, top: p.Next}
 	b, err := decodeBeyond(p.Beyond, p.Next)
 	if err != nil {
 		return w // another program's metadata: the offset alone counts
@@ -180,7 +180,7 @@ func (w *window) deliver(s *waiter, now time.Time) {
 		e.attempt++
 		e.since = now.Sub(w.gained)
 		w.top = max(w.top, e.offset+1)
-		out = append(out, Delivery{e.msg, Ref{Partition: w.partition, Offset: e.offset, Attempt: e.attempt, Hold: w.hold}})
+		out = append(out, Delivery{e.msg, Ref{Retry: w.retry, Partition: w.partition, Offset: e.offset, Attempt: e.attempt, Hold: w.hold}})
 	}
 	w.cursor = i
 	n := len(out) - before
@@ -234,7 +234,7 @@ func (w *window) lookup(r Ref) (*entry, error) {
 		valid = r.Offset >= w.anew && !e.here
 	}
 	if !valid {
-		return nil, fencedf("partition %d offset %d: the lease has ended, the message was or will be delivered again", r.Partition, r.Offset)
+		return nil, fencedf("%v offset %d: the lease has ended, the message was or will be delivered again", r.spot(), r.Offset)
 	}
 	return e, nil
 }
@@ -255,7 +255,7 @@ func (w *window) ack(e *entry, offset int64, now time.Time) error {
 	case e != nil:
 		w.finish(e)
 	case offset >= w.end && !w.doneEarly(offset):
-		return fencedf("partition %d offset %d is too far ahead of what is done", w.partition, offset)
+		return fencedf("%v offset %d is too far ahead of what is done", w.spot, offset)
 	}
 	return nil
 }
