@@ -20,11 +20,16 @@ import (
 
 // Config is what a hub is made of.
 type Config struct {
-	Store   store.Subscriber
-	Secret  func() []byte // at least 16 bytes, the same over restarts and on all gateways: receipts are made with it
-	Limits  Limits
-	Log     *slog.Logger
-	Metrics prometheus.Registerer
+	Store     store.Subscriber
+	Publisher store.Publisher            // retry and dead queues are published to; nil: no group has any
+	Admin     store.Admin                // and made, when the first message goes there; nil: no group has any
+	Policy    func(Key) Policy           // asked when a group's life begins; nil: no limit and no queues
+	Instance  string                     // see store.Spec
+	Gone      func(instance string) bool // see store.Spec
+	Secret    func() []byte              // at least 16 bytes, the same over restarts and on all gateways: receipts are made with it
+	Limits    Limits
+	Log       *slog.Logger
+	Metrics   prometheus.Registerer
 }
 
 const (
@@ -187,7 +192,9 @@ func (h *Hub) serve(ctx context.Context, key Key, mode Mode, start store.Start, 
 	defer h.part(key, s)
 	joining, cancel := context.WithTimeout(ctx, subscribeTimeout)
 	defer cancel()
-	feed, err := h.cfg.Store.Subscribe(joining, store.Spec{Topic: key.Topic, Group: key.Group, Start: start})
+	feed, err := h.cfg.Store.Subscribe(joining, store.Spec{
+		Topic: key.Topic, Group: key.Group, Start: start, Instance: h.cfg.Instance, Gone: h.cfg.Gone,
+	})
 	if err != nil {
 		s.err = fmt.Errorf("joining the group: %w", asUnavailable(err))
 		if cause := context.Cause(ctx); errors.Is(cause, ErrMoved) {
@@ -343,6 +350,27 @@ func (g *group) wait(ctx context.Context, partitions iter.Seq[int32]) bool {
 		}
 	}
 }
+
+// Evict makes this process commit and leave the group, and does not wait for it. Its sessions end with ErrMoved; the next
+// Open may follow at once and waits for the leaving. Where the group is not here it does nothing.
+func (h *Hub) Evict(key Key) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s := h.slots[key]; s != nil {
+		s.leave(ErrMoved)
+	}
+}
+
+// Keys lists the groups that are here, those that are joining or leaving among them, in no order.
+func (h *Hub) Keys() []Key {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Collect(maps.Keys(h.slots))
+}
+
+// Requeued says that somebody else has put messages into the group's retry queue, which may not have been there before.
+// Where the group is not here it does nothing.
+func (h *Hub) Requeued(Key) {}
 
 // Receipts is Opener's.
 func (h *Hub) Receipts(key Key) *Receipts { return NewReceipts(h.cfg.Secret(), key) }
