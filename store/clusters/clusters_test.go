@@ -405,3 +405,33 @@ func BenchmarkDefault(b *testing.B) {
 		})
 	}
 }
+
+// forgetful is a store whose cluster forgets positions.
+type forgetful struct {
+	store.Store
+	groups int
+	err    error
+}
+
+func (f forgetful) Recommit(context.Context) (int, error) { return f.groups, f.err }
+
+// TestRecommit: in every cluster; where it fails is named, and keeps no other from it.
+func TestRecommit(t *testing.T) {
+	s := stores(t, Config{
+		Default: forgetful{mem.New(), 3, nil},
+		Names:   func() []string { return []string{"broken", "fine", "plain"} },
+		Open: func(_ context.Context, cluster string) (store.Store, error) {
+			switch cluster {
+			case "broken":
+				return forgetful{mem.New(), 1, errs.Unavailable}, nil
+			case "fine":
+				return forgetful{mem.New(), 10, nil}, nil
+			}
+			return plain{mem.New()}, nil
+		},
+	})
+	n, err := s.Recommit(t.Context())
+	if n != 14 || !errors.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), `"broken"`) {
+		t.Errorf("%d groups, %v; want 14, and the error of the cluster that is broken", n, err)
+	}
+}

@@ -257,6 +257,38 @@ func (s *Stores) warningsOf(ctx context.Context, cluster string, topics []string
 	return nil, nil
 }
 
+// recommitter is a store whose cluster forgets the positions of groups that nobody uses for long.
+type recommitter interface {
+	Recommit(ctx context.Context) (int, error)
+}
+
+// Recommit writes again the positions of groups that nobody uses, in every cluster that forgets such, and answers how many
+// groups it did, also beside an error, which names the clusters where it failed.
+func (s *Stores) Recommit(ctx context.Context) (int, error) {
+	done, err := recommit(ctx, s.first)
+	faults := []error{err}
+	for _, cluster := range s.names() {
+		l, err := s.lease(ctx, cluster)
+		if err == nil {
+			var n int
+			n, err = recommit(ctx, l.Store)
+			done += n
+			l.done()
+		}
+		if err != nil {
+			faults = append(faults, fmt.Errorf("cluster %q: %w", cluster, err))
+		}
+	}
+	return done, errors.Join(faults...)
+}
+
+func recommit(ctx context.Context, st store.Store) (int, error) {
+	if r, ok := st.(recommitter); ok {
+		return r.Recommit(ctx)
+	}
+	return 0, nil
+}
+
 // mortal is a store that can come to a point where only a new process can go on, as the embedded one.
 type mortal interface {
 	Done() <-chan struct{}

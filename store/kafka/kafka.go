@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,13 @@ import (
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
+)
+
+// How members of a group work with the cluster.
+const (
+	ProtocolAuto     = "auto"     // the classic one: it fails over faster, see docs
+	ProtocolClassic  = "classic"  // cooperative rebalances, by every Kafka
+	ProtocolConsumer = "consumer" // the cluster rebalances (KIP-848), from Kafka 4.0 on; classic where it can't
 )
 
 // Config says how to work with a cluster. Zero fields have the default that is named.
@@ -46,8 +54,11 @@ type Config struct {
 	// MaxBufferedBytes bounds what is published and not answered, all topics together; more is Unavailable at once. 64 MiB.
 	MaxBufferedBytes int64
 
+	// Protocol is how members of groups work with the cluster: ProtocolAuto, ProtocolClassic or ProtocolConsumer. auto.
+	Protocol string
 	// SessionTimeout is how long after its last sign of life a member of a group is taken for dead; the cluster's
-	// group.min.session.timeout.ms is its lower bound. 10 s.
+	// group.min.session.timeout.ms is its lower bound. With ProtocolConsumer it is the cluster's
+	// group.consumer.session.timeout.ms, whatever is said here. 10 s.
 	SessionTimeout time.Duration
 	// FetchBytes bounds one answer to a member, as it comes over the wire; one partition's share is a quarter of it. A
 	// member holds at most two such answers per broker, and of each partition that is paused three quarters more; unpacked,
@@ -65,6 +76,7 @@ func (c Config) withDefaults() Config {
 	c.SendTimeout = cmp.Or(c.SendTimeout, 5*time.Second)
 	c.AnswerTimeout = cmp.Or(c.AnswerTimeout, 20*time.Second)
 	c.MaxBufferedBytes = cmp.Or(c.MaxBufferedBytes, 64<<20)
+	c.Protocol = cmp.Or(c.Protocol, ProtocolAuto)
 	c.SessionTimeout = cmp.Or(c.SessionTimeout, 10*time.Second)
 	c.FetchBytes = cmp.Or(c.FetchBytes, 1<<20)
 	return c
@@ -90,6 +102,8 @@ func (c Config) Validate() error {
 	check(c.SendTimeout >= time.Second, "a send timeout of %v is under 1s", c.SendTimeout)
 	check(c.AnswerTimeout >= c.SendTimeout, "an answer timeout of %v is under the send timeout of %v", c.AnswerTimeout, c.SendTimeout)
 	check(c.MaxBufferedBytes >= 1<<20, "%d buffered bytes are under 1 MiB", c.MaxBufferedBytes)
+	check(slices.Contains([]string{ProtocolAuto, ProtocolClassic, ProtocolConsumer}, c.Protocol),
+		"Kafka group protocol %q is none of %s, %s, %s", c.Protocol, ProtocolAuto, ProtocolClassic, ProtocolConsumer)
 	check(c.SessionTimeout >= 100*time.Millisecond, "a session timeout of %v is under 100ms", c.SessionTimeout)
 	check(c.FetchBytes >= 64<<10, "fetches of %d bytes are under 64 KiB", c.FetchBytes)
 	return errors.Join(faults...)
