@@ -34,7 +34,7 @@ func newEngine(g *Gateway, secret func() []byte) *engine {
 		topics: topics,
 		hub:    hub,
 		pub:    pub.New(pub.Config{Store: g.store, Topics: topics, Plugins: chain, Limits: publishLimits(&g.cfg), Log: g.log, Metrics: g.metrics}),
-		sub:    sub.New(sub.Config{Groups: hub, Topics: topics, Plugins: chain, Log: g.log, Metrics: g.metrics}),
+		sub:    sub.New(sub.Config{Groups: hub, Topics: topics, Queue: queueMaker(g.store), Plugins: chain, Log: g.log, Metrics: g.metrics}),
 	}
 }
 
@@ -61,6 +61,17 @@ func publishLimits(c *Config) pub.Limits {
 	return pub.Limits{
 		Message: int(c.MaxMessage), Key: int(c.MaxKey), Batch: int(c.MaxBatch), Messages: c.MaxBatchMessages,
 		Async: int64(c.MaxAsync), Deadline: c.PublishTimeout,
+	}
+}
+
+// queueMaker makes queues of groups, like those that the groups make when they need one.
+func queueMaker(s store.Admin) func(ctx context.Context, topic string) error {
+	return func(ctx context.Context, topic string) error {
+		err := s.CreateTopic(ctx, store.Topic{Name: topic, Partitions: 1})
+		if errors.Is(err, store.ErrExists) {
+			return nil
+		}
+		return err
 	}
 }
 

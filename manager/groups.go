@@ -81,7 +81,7 @@ func (h *Handler) target(c *call) (target, error) {
 	if err := cmp.Or(meta.CheckApp(subscriber), meta.CheckGroup(own)); err != nil {
 		return target{}, err
 	}
-	return target{groupName{Group: subscriber + "." + own}, group.Key{Topic: place, Group: meta.GroupInStore(subscriber, own, t)}}, nil
+	return target{groupName{Group: subscriber + "." + own}, group.Key{Topic: place, Group: meta.Group{Subscriber: subscriber, Name: own, Topic: t}.Store()}}, nil
 }
 
 // groupView is a group as it is answered.

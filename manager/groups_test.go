@@ -353,7 +353,7 @@ func TestResumeAfterAFailedSeek(t *testing.T) {
 func TestOpenModeGroupsNeedNoRegistration(t *testing.T) {
 	f := newFixture(t, func(c *manager.Config) { c.Open = true })
 	f.makeInStore(store.Topic{Name: orders.Store(), Partitions: 1})
-	f.seek(group.Key{Topic: orders.Store(), Group: meta.GroupInStore("default", "g", orders)}, 0)
+	f.seek(group.Key{Topic: orders.Store(), Group: meta.Group{Subscriber: "default", Name: "g", Topic: orders}.Store()}, 0)
 	if got := f.must(200, "GET", groupsPath, "").names(t, "group"); len(got) != 1 || got[0] != "default.g" {
 		t.Errorf("listed %v", got)
 	}

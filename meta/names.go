@@ -4,6 +4,7 @@ package meta
 import (
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/kateway/kateway/internal/errs"
 )
@@ -57,17 +58,45 @@ func (t Topic) Store() string { return t.App + "." + t.Name + "." + t.Ver }
 
 func (t Topic) String() string { return t.App + "/" + t.Name + "/" + t.Ver }
 
-// GroupInStore is the name of the consumer group in the store: one per group and topic, so that topics never rebalance each other.
-func GroupInStore(subscriber, group string, t Topic) string {
-	return subscriber + "." + group + "." + t.Store()
+// Group is a group on a topic as clients name it.
+type Group struct {
+	Subscriber string // the app that it belongs to
+	Name       string
+	Topic      Topic
 }
 
-// RetryQueue is the topic in the store that is the group's retry queue on the topic, without a cluster.
-func RetryQueue(subscriber, group string, t Topic) string {
-	return t.Store() + "." + subscriber + "." + group + ".retry"
+// Store is the name of the consumer group in the store: one per group and topic, so that topics never rebalance each other.
+func (g Group) Store() string { return g.Subscriber + "." + g.Name + "." + g.Topic.Store() }
+
+// ParseGroup reads what Store wrote. ok is false for the name of another kind of group.
+func ParseGroup(inStore string) (g Group, ok bool) {
+	parts := strings.Split(inStore, ".")
+	if len(parts) != 5 {
+		return Group{}, false
+	}
+	t, err := ParseTopic(parts[2], parts[3], parts[4])
+	if err != nil || CheckApp(parts[0]) != nil || CheckGroup(parts[1]) != nil {
+		return Group{}, false
+	}
+	return Group{parts[0], parts[1], t}, true
 }
 
-// DeadQueue is the same of its dead queue.
-func DeadQueue(subscriber, group string, t Topic) string {
-	return t.Store() + "." + subscriber + "." + group + ".dead"
+// Queue is a topic that belongs to one group, for messages that it could not do.
+type Queue string
+
+// The queues of a group. Topic and consumer group have names that end in them.
+const (
+	Retry Queue = "retry" // to be delivered to the group again, later
+	Dead  Queue = "dead"  // given up
+)
+
+// Queue names a queue of the group, as a topic in the store beside the group's topic, which lies at place, and as the
+// consumer group that reads it.
+func (g Group) Queue(q Queue, place string) (topic, group string) {
+	cluster, _, other := strings.Cut(place, ":")
+	topic = g.Topic.Store() + "." + g.Subscriber + "." + g.Name + "." + string(q)
+	if other {
+		topic = PlaceIn(cluster, topic)
+	}
+	return topic, g.Store() + "." + string(q)
 }

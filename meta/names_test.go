@@ -73,8 +73,19 @@ func TestNamesInTheStoreNeverCollide(t *testing.T) {
 		if (ta == tb) != (ta.Store() == tb.Store()) {
 			t.Fatalf("%v and %v: %s and %s", ta, tb, ta.Store(), tb.Store())
 		}
-		if ga, gb := GroupInStore(a.subscriber, a.group, ta), GroupInStore(b.subscriber, b.group, tb); (a == b) != (ga == gb) {
-			t.Fatalf("%+v and %+v: %s and %s", a, b, ga, gb)
+		ga, gb := Group{a.subscriber, a.group, ta}, Group{b.subscriber, b.group, tb}
+		if (a == b) != (ga.Store() == gb.Store()) {
+			t.Fatalf("%+v and %+v: %s and %s", a, b, ga.Store(), gb.Store())
+		}
+		if back, ok := ParseGroup(ga.Store()); !ok || back != ga {
+			t.Fatalf("%s is read as %+v", ga.Store(), back)
+		}
+		queue, reader := ga.Queue(Dead, ta.Store())
+		if other, _ := gb.Queue(Retry, tb.Store()); other == queue || isOurs(queue) {
+			t.Fatalf("the queue %s is a topic, or another group's", queue)
+		}
+		if _, ok := ParseGroup(reader); ok {
+			t.Fatalf("%s is taken for a group", reader)
 		}
 		if !isOurs(ta.Store()) {
 			t.Fatalf("%s is not known again", ta.Store())
@@ -84,5 +95,24 @@ func TestNamesInTheStoreNeverCollide(t *testing.T) {
 		if isOurs(foreign) {
 			t.Errorf("%q is taken for a topic of ours", foreign)
 		}
+	}
+}
+
+// The queues of a group lie in the cluster of its topic, and their names fit Kafka's 249 bytes.
+func TestQueues(t *testing.T) {
+	g := Group{"bill", "mail", Topic{"shop", "orders", "v1"}}
+	for place, want := range map[string]string{
+		"shop.orders.v1":      "shop.orders.v1.bill.mail.dead",
+		"legacy":              "shop.orders.v1.bill.mail.dead",
+		"east:shop.orders.v1": "east:shop.orders.v1.bill.mail.dead",
+	} {
+		if topic, group := g.Queue(Dead, place); topic != want || group != "bill.mail.shop.orders.v1.dead" {
+			t.Errorf("of %s: %s read by %s", place, topic, group)
+		}
+	}
+	long := func(n int) string { return strings.Repeat("x", n) }
+	g = Group{long(32), long(48), Topic{long(32), long(100), long(16)}}
+	if topic, _ := g.Queue(Retry, g.Topic.Store()); len(topic) > 249 {
+		t.Errorf("%d bytes", len(topic))
 	}
 }

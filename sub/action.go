@@ -71,6 +71,7 @@ type place struct {
 	topic meta.Topic
 	app   string // who calls
 	group string
+	queue meta.Queue // of the group's, instead of the topic; "": the topic
 }
 
 func (p *place) where() *place { return p }

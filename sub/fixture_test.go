@@ -78,8 +78,12 @@ func (w *world) start() {
 	log := slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
 	w.metrics = prometheus.NewRegistry()
 	w.hub = group.NewHub(group.Config{Store: w.store, Secret: func() []byte { return []byte("0123456789abcdef") }, Log: log, Metrics: w.metrics})
-	w.sub = New(Config{Groups: w.hub, Topics: meta.NewOpen(w.store, store.Topic{Partitions: 1}), Plugins: w.plugins, Log: log, Metrics: w.metrics})
+	w.sub = New(Config{Groups: w.hub, Topics: meta.NewOpen(w.store, store.Topic{Partitions: 1}), Queue: w.makeQueue, Plugins: w.plugins, Log: log, Metrics: w.metrics})
 	w.mux = muxOf(w.sub, log)
+}
+
+func (w *world) makeQueue(ctx context.Context, topic string) error {
+	return w.store.CreateTopic(ctx, store.Topic{Name: topic, Partitions: 1})
 }
 
 func muxOf(h *Handler, log *slog.Logger) http.Handler {
@@ -111,7 +115,7 @@ func (w *world) publishMessages(msgs ...*store.Message) {
 // committed is what the group has done on partition 0, in the store's eyes, with all acks given so far.
 func (w *world) committed(name string) int64 {
 	w.t.Helper()
-	lag, err := w.store.Lag(w.t.Context(), topicName, meta.GroupInStore("default", name, meta.Topic{App: "shop", Name: "orders", Ver: "v1"}))
+	lag, err := w.store.Lag(w.t.Context(), topicName, meta.Group{Subscriber: "default", Name: name, Topic: meta.Topic{App: "shop", Name: "orders", Ver: "v1"}}.Store())
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -26,8 +26,11 @@ func (o *offsets) read(r *http.Request) error {
 	if err := meta.CheckGroup(o.group); err != nil {
 		return err
 	}
-	_, err := httpx.ParseQuery(r)
-	return err
+	q, err := httpx.ParseQuery(r, "q")
+	if err != nil {
+		return err
+	}
+	return o.setQueue(q)
 }
 
 func (o *offsets) do(h *Handler, w http.ResponseWriter, r *http.Request) error {

@@ -3,6 +3,7 @@ package sub
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,19 +26,37 @@ const (
 	maxPrefetch     = 1000
 	maxDelay        = 24 * time.Hour
 	maxReceipts     = 100 // in the X-Receipt of one poll
+	maxTags         = 32
 )
 
-// setGroup takes the group from the query, where every request needs it.
+// setGroup takes the group from the query, where every request needs it, and which of its queues is meant.
 func (p *place) setGroup(q httpx.Query) error {
 	if p.group = q.Get("group"); p.group == "" {
 		return fmt.Errorf("group is required: add ?group=<name>: %w", errs.InvalidParam)
 	}
-	return meta.CheckGroup(p.group)
+	if err := meta.CheckGroup(p.group); err != nil {
+		return err
+	}
+	return p.setQueue(q)
 }
+
+// setQueue takes from the query which queue of the group is meant instead of the topic.
+func (p *place) setQueue(q httpx.Query) error {
+	if !q.Has("q") {
+		return nil
+	}
+	queue, err := q.OneOf("q", string(meta.Retry), string(meta.Dead))
+	p.queue = meta.Queue(queue)
+	return err
+}
+
+// wishParams are the names of what polls and streams have in common. A cursor means nothing to a group.
+var wishParams = [...]string{"group", "q", "mode", "tag", "filter", "reset", "ack", "lease", "client", "value", "cursor"} // read only
 
 // wish is what polls and streams have in common.
 type wish struct {
 	place
+	settings group.Settings
 	start    store.Start
 	explicit bool // the client acks by itself
 	lease    time.Duration
@@ -53,16 +72,13 @@ func (w *wish) parse(r *http.Request, q httpx.Query) error {
 	if r.ContentLength != 0 { // a body that nobody reads would also hide the client's leaving from us
 		return fmt.Errorf("a subscribe request has no body: %w", errs.InvalidBody)
 	}
-	if len(r.Header.Values("X-Tag")) > 0 {
-		return fmt.Errorf("X-Tag: filtering by tag is not served yet: %w", errs.InvalidParam)
-	}
 	if err := w.setGroup(q); err != nil {
 		return err
 	}
-	if _, err := q.OneOf("mode", string(group.Fifo)); err != nil {
+	var err error
+	if w.settings, err = parseSettings(r, q); err != nil {
 		return err
 	}
-	var err error
 	if w.start, err = parseReset(q); err != nil {
 		return err
 	}
@@ -85,6 +101,47 @@ func (w *wish) parse(r *http.Request, q httpx.Query) error {
 		_, err = q.OneOf("value", "base64")
 	}
 	return err
+}
+
+// parseSettings reads what belongs to the group.
+func parseSettings(r *http.Request, q httpx.Query) (s group.Settings, err error) {
+	mode, err := q.OneOf("mode", string(group.Fifo), string(group.Queue), string(group.ByKey))
+	if err != nil {
+		return s, err
+	}
+	s.Mode = group.Mode(mode)
+	s.Tags, s.Filter, err = parseFilter(r, q)
+	return s, err
+}
+
+// parseFilter reads which messages are wanted: tags, sorted and none twice, and the expression. The expression is looked at
+// by who uses it.
+func parseFilter(r *http.Request, q httpx.Query) (tags []string, expr string, err error) {
+	list, err := httpx.Header(r, "X-Tag")
+	switch {
+	case err != nil:
+		return nil, "", err
+	case list != "" && q.Has("tag"):
+		return nil, "", fmt.Errorf("tag and the header X-Tag say the same; give one: %w", errs.InvalidParam)
+	case q.Has("tag"):
+		list = q.Get("tag")
+	}
+	if list != "" || q.Has("tag") {
+		tags = strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ';' })
+		for i := range tags {
+			tags[i] = strings.TrimSpace(tags[i])
+		}
+		slices.Sort(tags)
+		tags = slices.DeleteFunc(slices.Compact(tags), func(tag string) bool { return tag == "" })
+		if len(tags) == 0 || len(tags) > maxTags {
+			return nil, "", fmt.Errorf("tag=%.100q: must be 1 to %d tags, comma separated: %w", list, maxTags, errs.InvalidParam)
+		}
+	}
+	expr = q.Get("filter")
+	if q.Has("filter") && strings.TrimSpace(expr) == "" {
+		return nil, "", fmt.Errorf("filter is empty; leave it out for all messages: %w", errs.InvalidParam)
+	}
+	return tags, expr, nil
 }
 
 func parseReset(q httpx.Query) (store.Start, error) {
@@ -112,7 +169,7 @@ type pollWish struct {
 }
 
 func (w *pollWish) read(r *http.Request) error {
-	q, err := httpx.ParseQuery(r, "group", "mode", "reset", "ack", "lease", "client", "value", "batch", "wait", "cursor")
+	q, err := httpx.ParseQuery(r, append([]string{"batch", "wait"}, wishParams[:]...)...)
 	if err != nil {
 		return err
 	}
@@ -143,7 +200,7 @@ type streamWish struct {
 }
 
 func (w *streamWish) read(r *http.Request) error {
-	q, err := httpx.ParseQuery(r, "group", "mode", "reset", "ack", "lease", "client", "value", "prefetch", "limit", "cursor")
+	q, err := httpx.ParseQuery(r, append([]string{"prefetch", "limit"}, wishParams[:]...)...)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,8 @@ package sub
 import (
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -25,10 +27,13 @@ func TestBadRequestsSayWhatIsWrong(t *testing.T) {
 		{"/v1/msgs/shop/or.ders/v1", "", "invalid_name", "topic"}, // names come before parameters
 		{topicPath + "?group=g&group=h", "", "invalid_param", "2 times"},
 		{topicPath + "?group=g&colour=red", "", "invalid_param", `"colour"`},
-		{topicPath + "?group=g&mode=queue", "", "invalid_param", "fifo"},
-		{topicPath + "?group=g&tag=a", "", "invalid_param", "tag"},
-		{topicPath + "?group=g&q=dead", "", "invalid_param", "q"},
-		{topicPath + "?group=g", "X-Tag: a", "invalid_param", "X-Tag"},
+		{topicPath + "?group=g&mode=stack", "", "invalid_param", "fifo, queue, key"},
+		{topicPath + "?group=g&tag=", "", "invalid_param", "tag"},
+		{topicPath + "?group=g&tag=,%20%3B", "", "invalid_param", "tag"},
+		{topicPath + "?group=g&tag=" + strings.Join(manyTags(), ","), "", "invalid_param", "32 tags"},
+		{topicPath + "?group=g&tag=a", "X-Tag: a", "invalid_param", "X-Tag"},
+		{topicPath + "?group=g&filter=", "", "invalid_param", "filter"},
+		{topicPath + "?group=g&q=new", "", "invalid_param", "retry, dead"},
 		{topicPath + "?group=g&reset=yesterday", "", "invalid_param", "newest"},
 		{topicPath + "?group=g&reset=", "", "invalid_param", "newest"},
 		{topicPath + "?group=g&ack=maybe", "", "invalid_param", "explicit"},
@@ -64,6 +69,27 @@ func TestBadRequestsSayWhatIsWrong(t *testing.T) {
 	}
 	if groups, err := w.store.Groups(t.Context(), topicName); err != nil || len(groups) > 0 {
 		t.Errorf("a refused request made a group: %v %v", groups, err)
+	}
+}
+
+func manyTags() (tags []string) {
+	for i := range 33 {
+		tags = append(tags, strconv.Itoa(i))
+	}
+	return tags
+}
+
+// Tags are a set, wherever they stand.
+func TestTagsAreASet(t *testing.T) {
+	for _, k := range []struct{ query, header string }{{"&tag=b,a,b", ""}, {"&tag=%20a%20%3Bb", ""}, {"", "a;b"}, {"", "b, a"}} {
+		r := httptest.NewRequest(http.MethodGet, "/?group=g"+k.query, nil)
+		if k.header != "" {
+			r.Header.Set("X-Tag", k.header)
+		}
+		w := new(pollWish)
+		if err := w.read(r); err != nil || !slices.Equal(w.settings.Tags, []string{"a", "b"}) {
+			t.Errorf("%s %s: %v, %v", k.query, k.header, w.settings.Tags, err)
+		}
 	}
 }
 

@@ -34,7 +34,7 @@ type settle struct {
 }
 
 func (s *settle) read(r *http.Request) (err error) {
-	if s.query, err = httpx.ParseQuery(r, "group", "op", "delay", "lease"); err != nil {
+	if s.query, err = httpx.ParseQuery(r, "group", "q", "op", "delay", "lease"); err != nil {
 		return err
 	}
 	return s.setGroup(s.query)
@@ -115,9 +115,9 @@ func (v *verbJSON) verb() (group.Verb, error) {
 	case "extend":
 		verb.Op = group.Extend
 	case "bury":
-		return verb, fmt.Errorf("op bury is not served yet; there are ack, nack, extend: %w", errs.InvalidParam)
+		verb.Op, verb.Cause = group.Bury, "buried by its client"
 	default:
-		return verb, fmt.Errorf("op %q: must be one of ack, nack, extend: %w", v.Op, errs.InvalidParam)
+		return verb, fmt.Errorf("op %q: must be one of ack, nack, extend, bury: %w", v.Op, errs.InvalidParam)
 	}
 	var err error
 	if verb.Delay, err = v.duration("delay", v.Delay, "nack", 0, maxDelay); err != nil {

@@ -128,7 +128,7 @@ func TestBadSettleRequestsChangeNothing(t *testing.T) {
 		{"?group=g", `[{"Receipt":"x","op":"ack"}]`, "", 400, "invalid_body", "Receipt"},
 		{"?group=g", `[` + good + `,{"receipt":"x"}]`, "", 400, "invalid_param", "element 1"},
 		{"?group=g", `[` + good + `,{"op":"ack"}]`, "", 400, "invalid_param", "receipt is missing"},
-		{"?group=g", `[` + good + `,{"receipt":"x","op":"bury"}]`, "", 400, "invalid_param", "bury is not served yet"},
+		{"?group=g", `[` + good + `,{"receipt":"x","op":"burn"}]`, "", 400, "invalid_param", "ack, nack, extend, bury"},
 		{"?group=g", `[` + good + `,{"receipt":"x","op":"eat"}]`, "", 400, "invalid_param", "eat"},
 		{"?group=g", `[` + good + `,{"receipt":"x","op":"ack","delay":"1s"}]`, "", 400, "invalid_param", "delay goes with op nack"},
 		{"?group=g", `[` + good + `,{"receipt":"x","op":"nack","lease":"1s"}]`, "", 400, "invalid_param", "lease goes with op extend"},

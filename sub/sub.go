@@ -38,26 +38,28 @@ type Topics interface {
 type Config struct {
 	Groups  group.Opener
 	Topics  Topics
-	Plugins []plugins.Plugin // the chain, the first outermost; none: the caller is the app that the header Appid names
+	Queue   func(ctx context.Context, topic string) error // makes a group's retry or dead queue in the store, where it is not there yet
+	Plugins []plugins.Plugin                              // the chain, the first outermost; none: the caller is the app that the header Appid names
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 }
 
 // Handler serves subscribers. It keeps nothing between requests: streams and waiting polls end when the hub drains.
 type Handler struct {
-	groups  group.Opener
-	topics  Topics
-	gate    *plugins.Gate // nil without plugins
-	log     *slog.Logger
-	metrics *metrics
-	chunks  sync.Pool // *chunk: what a request needs only while it writes
-	zstd    sync.Pool // *zstdEncoder, between frames
+	groups    group.Opener
+	topics    Topics
+	makeQueue func(ctx context.Context, topic string) error
+	gate      *plugins.Gate // nil without plugins
+	log       *slog.Logger
+	metrics   *metrics
+	chunks    sync.Pool // *chunk: what a request needs only while it writes
+	zstd      sync.Pool // *zstdEncoder, between frames
 }
 
 // New makes a Handler and registers its metrics.
 func New(c Config) *Handler {
 	return &Handler{
-		groups: c.Groups, topics: c.Topics, gate: plugins.NewGate(c.Plugins), log: c.Log, metrics: newMetrics(c.Metrics),
+		groups: c.Groups, topics: c.Topics, makeQueue: c.Queue, gate: plugins.NewGate(c.Plugins), log: c.Log, metrics: newMetrics(c.Metrics),
 	}
 }
 
@@ -71,20 +73,31 @@ func (h *Handler) Routes() []httpx.Route {
 	}
 }
 
-// key finds the group's name in the store.
+// key finds the group's name in the store, or that of the reader of its queue.
 func (h *Handler) key(ctx context.Context, p *place) (group.Key, error) {
 	name, err := h.topics.Use(ctx, p.topic)
 	if err != nil {
 		return group.Key{}, err
 	}
-	return group.Key{Topic: name, Group: meta.GroupInStore(p.app, p.group, p.topic)}, nil
+	g := meta.Group{Subscriber: p.app, Name: p.group, Topic: p.topic}
+	if p.queue == "" {
+		return group.Key{Topic: name, Group: g.Store()}, nil
+	}
+	queue, reader := g.Queue(p.queue, name)
+	return group.Key{Topic: queue, Group: reader}, nil
 }
 
 // open makes the request a client of the group. How long that may take is the engine's to bound.
 func (h *Handler) open(ctx context.Context, w *wish, key group.Key, prefetch int, stays bool) (group.Session, error) {
-	s, err := h.groups.Open(ctx, group.Ask{
-		Key: key, Settings: group.Settings{Mode: group.Fifo}, Start: w.start, Lease: w.lease, Prefetch: prefetch, Client: w.client, Stays: stays,
-	})
+	ask := group.Ask{
+		Key: key, Settings: w.settings, Start: w.start, Lease: w.lease, Prefetch: prefetch, Client: w.client, Stays: stays,
+	}
+	s, err := h.groups.Open(ctx, ask)
+	if w.queue != "" && errors.Is(err, errs.UnknownTopic) { // nothing was ever put there; what will be is waited for
+		if err = h.makeQueue(ctx, key.Topic); err == nil {
+			s, err = h.groups.Open(ctx, ask)
+		}
+	}
 	if err != nil {
 		h.forget(w.topic, err)
 		return nil, fmt.Errorf("group %s on %s: %w", w.group, w.topic, err)
