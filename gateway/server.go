@@ -137,7 +137,7 @@ func (c *connections) note(conn net.Conn, state http.ConnState) {
 	case http.StateNew:
 		c.open.Add(1)
 	case http.StateClosed, http.StateHijacked:
-		if c.gone != nil {
+		if c.gone != nil && state == http.StateClosed { // who hijacked it tells of its end
 			c.gone(conn)
 		}
 		if c.open.Add(-1) == 0 {

@@ -32,6 +32,7 @@ const (
 	Conflict                        // it contradicts the present state
 	Fenced                          // the receipt or partition is no longer the caller's; the message was or will be delivered again
 	PreconditionFailed              // If-Match names an older version
+	UpgradeRequired                 // it is served over WebSocket only, of a version that the request does not ask for
 	TooLarge                        // over a size limit
 	UnsupportedEncoding             // unknown Content-Encoding or batch format
 	SchemaViolation                 // the message does not satisfy the topic's schema
@@ -70,6 +71,7 @@ var table = [kinds]row{
 	Conflict:            {http.StatusConflict, "conflict", "Conflict", 0},
 	Fenced:              {http.StatusConflict, "fenced", "No longer yours", 0},
 	PreconditionFailed:  {http.StatusPreconditionFailed, "precondition_failed", "Precondition failed", 0},
+	UpgradeRequired:     {http.StatusUpgradeRequired, "upgrade_required", "Upgrade required", 0},
 	TooLarge:            {http.StatusRequestEntityTooLarge, "too_large", "Too large", 0},
 	UnsupportedEncoding: {http.StatusUnsupportedMediaType, "unsupported_encoding", "Unsupported encoding", 0},
 	SchemaViolation:     {http.StatusUnprocessableEntity, "schema_violation", "Schema violation", 0},

@@ -37,7 +37,8 @@ type Observer interface {
 type Shell struct {
 	Log  *slog.Logger
 	Seen Observer
-	// Before, if not nil, is called once per request, right before the answer's header goes out.
+	// Before, if not nil, is called once per request, right before the answer's header goes out. Not so when the connection
+	// changes its protocol: it is no longer one of HTTP.
 	Before func(http.Header)
 }
 
@@ -96,17 +97,26 @@ func (e *Endpoint) done(r *http.Request, s *scope, start time.Time) {
 
 // call runs the handler and makes an error of its panic.
 func call(h Handler, w http.ResponseWriter, r *http.Request) (err error) {
-	defer func() {
-		p := recover()
-		if p == nil {
-			return
-		}
-		if e, ok := p.(error); ok && errors.Is(e, http.ErrAbortHandler) {
-			panic(p)
-		}
-		err = &panicError{value: p, stack: debug.Stack()}
-	}()
+	defer catch(&err)
 	return h(w, r)
+}
+
+// Catch runs f and makes an error of its panic, as is done with a handler's. It is for goroutines that handlers start.
+func Catch(f func() error) (err error) {
+	defer catch(&err)
+	return f()
+}
+
+// catch is to be deferred.
+func catch(err *error) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if e, ok := p.(error); ok && errors.Is(e, http.ErrAbortHandler) {
+		panic(p)
+	}
+	*err = &panicError{value: p, stack: debug.Stack()}
 }
 
 // panicError is a handler's panic. Its kind is Internal.
@@ -218,7 +228,7 @@ func (r *recorder) begin(status int) {
 		return
 	}
 	r.status = status
-	if r.before != nil {
+	if r.before != nil && status != http.StatusSwitchingProtocols {
 		r.before(r.Header())
 	}
 }

@@ -235,6 +235,47 @@ func TestBefore(t *testing.T) {
 	}
 }
 
+// A connection that changes its protocol is observed with that status, is out of Before's reach, and a panic on it is the
+// handler's to catch where it is not the handler's own goroutine.
+func TestHijack(t *testing.T) {
+	seen := &observer{}
+	shell := &httpx.Shell{Log: slog.New(slog.DiscardHandler), Seen: seen, Before: func(http.Header) { t.Error("Before was called") }}
+	over := make(chan struct{})
+	h := shell.Wrap("r", func(w http.ResponseWriter, _ *http.Request) error {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "echo")
+		w.WriteHeader(http.StatusSwitchingProtocols)
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return err
+		}
+		_, _ = conn.Write([]byte("hello"))
+		return conn.Close()
+	})
+	url := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(over)
+		h.ServeHTTP(w, r)
+	}))
+	resp, _, err := get(t, url)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != "echo" {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	<-over
+	if got := seen.last(t); got.status != http.StatusSwitchingProtocols {
+		t.Errorf("observed %+v", got)
+	}
+}
+
+func TestCatch(t *testing.T) {
+	if err := httpx.Catch(func() error { panic("ouch") }); errs.Of(err) != errs.Internal || err.Error() != "panic: ouch" {
+		t.Errorf("%v", err)
+	}
+	if err := httpx.Catch(func() error { return errs.Denied }); !errors.Is(err, errs.Denied) {
+		t.Errorf("%v", err)
+	}
+}
+
 // The scope is a context like any other: values above it are found, derived contexts end with it.
 func TestScope(t *testing.T) {
 	type key struct{}
@@ -316,6 +357,15 @@ func TestUnauthenticatedSaysHowToAuthenticate(t *testing.T) {
 	httpx.WriteProblem(w, errs.Denied)
 	if got := w.Header().Values("WWW-Authenticate"); len(got) != 0 {
 		t.Errorf("of a 403: %q", got)
+	}
+}
+
+func TestUpgradeRequiredSaysToWhat(t *testing.T) {
+	w := httptest.NewRecorder()
+	httpx.WriteProblem(w, errs.UpgradeRequired)
+	h := w.Header()
+	if w.Code != 426 || h.Get("Upgrade") != "websocket" || h.Get("Connection") != "Upgrade" || h.Get("Sec-WebSocket-Version") != "13" {
+		t.Errorf("%d %v", w.Code, h)
 	}
 }
 

@@ -43,6 +43,9 @@ func WriteProblemBody(w http.ResponseWriter, err error, body any) {
 	if k == errs.Unauthenticated && h.Get("WWW-Authenticate") == "" { // RFC 9110, 15.5.2: every 401 has it
 		h["Www-Authenticate"] = []string{`Bearer realm="kateway"`, `Basic realm="kateway", charset="UTF-8"`}
 	}
+	if k == errs.UpgradeRequired { // RFC 9110, 15.5.22: a 426 says to what; RFC 6455, 4.2.2: of which version
+		h["Upgrade"], h["Connection"], h["Sec-Websocket-Version"] = []string{"websocket"}, []string{"Upgrade"}, []string{"13"}
+	}
 	h.Del("Content-Encoding")
 	h.Del("Content-Length")
 	h.Set("Content-Type", "application/problem+json")

@@ -33,15 +33,15 @@ type connKey struct{}
 
 // ConnContext is for http.Server.ConnContext: from now on the connection counts, until Closed.
 func (t *Tracker) ConnContext(ctx context.Context, c net.Conn) context.Context {
-	conn := &Conn{tracker: t, remote: c.RemoteAddr()}
+	conn := &Conn{tracker: t, conn: c, remote: c.RemoteAddr()}
 	t.mu.Lock()
 	t.conns[c] = conn
 	t.mu.Unlock()
 	return context.WithValue(ctx, connKey{}, conn)
 }
 
-// Closed forgets a connection. It is to be called when http.Server.ConnState says closed, and for a hijacked one by who
-// took it. Of one that is not known it does nothing.
+// Closed forgets a connection. It is to be called when http.Server.ConnState says closed; who hijacked one calls
+// [Conn.Closed]. Of one that is not known it does nothing.
 func (t *Tracker) Closed(c net.Conn) {
 	t.mu.Lock()
 	delete(t.conns, c)
@@ -75,6 +75,7 @@ func (t *Tracker) now() time.Duration { return time.Since(t.start) }
 // Conn is one connection of a client, with HTTP/2 the way of many requests at a time. A nil Conn counts nothing.
 type Conn struct {
 	tracker *Tracker
+	conn    net.Conn
 	remote  net.Addr
 	mu      sync.Mutex             // of who writes uses
 	uses    atomic.Pointer[[]*use] // never changed in place, so that a publish finds its own without a lock
@@ -84,6 +85,13 @@ type Conn struct {
 func Of(ctx context.Context) *Conn {
 	c, _ := ctx.Value(connKey{}).(*Conn)
 	return c
+}
+
+// Closed forgets the connection. It is to be called by who hijacked it, when it is closed.
+func (c *Conn) Closed() {
+	if c != nil {
+		c.tracker.Closed(c.conn)
+	}
 }
 
 // what tells uses of a connection apart.

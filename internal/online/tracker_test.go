@@ -103,6 +103,17 @@ func TestTheSameTwiceOnOneConnection(t *testing.T) {
 	})
 }
 
+// Who hijacked a connection has no more of it than its context.
+func TestHijackedConnectionIsGone(t *testing.T) {
+	tr := NewTracker()
+	_, c := connect(tr, 51234)
+	c.Published("shop", "shop", "orders", "v1", 1, 10)
+	c.Closed()
+	c.Closed()
+	expect(t, tr)
+	Of(context.Background()).Closed() // nobody tracks it
+}
+
 func TestClosedConnectionIsGone(t *testing.T) {
 	tr := NewTracker()
 	s, c := connect(tr, 1)
