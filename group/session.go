@@ -45,6 +45,7 @@ type Ask struct {
 	Start    store.Start   // where a group without a position begins
 	Lease    time.Duration // how long a message may stay un-acked
 	Prefetch int           // how many messages the client may hold un-acked
+	First    int           // how many the first Next will take, so that a home far away can send them with its answer; 0: not known
 	Client   string        // the name the client gave itself: two sessions with one name are the same client; "" = no other is
 	Stays    bool          // what is un-acked when the session is closed stays leased (a poll) instead of being due at once (a stream)
 }
