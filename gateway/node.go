@@ -40,6 +40,12 @@ func (n node) Resume(_ context.Context, key group.Key) error {
 	return nil
 }
 
+// Requeued is peer.Node's.
+func (n node) Requeued(_ context.Context, key group.Key) error {
+	n.g.engine.hub.Requeued(key)
+	return nil
+}
+
 // Refresh is peer.Node's.
 func (n node) Refresh(ctx context.Context) error {
 	n.g.engine.topics.Reset()

@@ -306,6 +306,16 @@ func (n *node) Refresh(ctx context.Context) error {
 	return nil
 }
 
+func (n *node) Requeued(ctx context.Context, _ group.Key) error {
+	defer n.mu.Unlock()
+	return n.begin(ctx)
+}
+
+func (n hubNode) Requeued(_ context.Context, key group.Key) error {
+	n.Hub.Requeued(key)
+	return nil
+}
+
 // isSuspended reports whether the group is suspended here.
 func (n *node) isSuspended(key group.Key) bool {
 	n.mu.Lock()

@@ -74,6 +74,10 @@ func (n *fakeNode) Resume(ctx context.Context, key group.Key) error {
 
 func (n *fakeNode) Refresh(ctx context.Context) error { return n.note(ctx, "refresh") }
 
+func (n *fakeNode) Requeued(ctx context.Context, key group.Key) error {
+	return n.note(ctx, "requeued "+key.Topic+" "+key.Group)
+}
+
 func (n *fakeNode) last(t *testing.T) string {
 	t.Helper()
 	n.mu.Lock()

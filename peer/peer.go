@@ -23,6 +23,9 @@ type Node interface {
 	Resume(ctx context.Context, key group.Key) error
 	// Refresh reads meta anew and drops what is remembered of topics.
 	Refresh(ctx context.Context) error
+	// Requeued tells that the group's retry queue has something new, and perhaps exists only now. Where the group is not
+	// here it does nothing: who joins looks anyway.
+	Requeued(ctx context.Context, key group.Key) error
 }
 
 // Member is a gateway of the cluster.

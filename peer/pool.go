@@ -61,6 +61,24 @@ func (p *Pool) Members() []Member {
 	return slices.Clone(p.list)
 }
 
+// Reach answers how to speak HTTP/2 to a member: what carries a request there, over a connection that has shown what Secure
+// asks for, and the address that requests are made out to. False where there is no such member, or it has no listener for
+// others. A request fails after 2 s where no connection comes about; its own time is the caller's to bound. Requests that
+// are open when the pool is closed fail.
+func (p *Pool) Reach(id string) (via http.RoundTripper, base url.URL, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i, found := slices.BinarySearchFunc(p.list, id, func(m Member, id string) int { return cmp.Compare(m.ID, id) })
+	if !found || p.closed {
+		return nil, url.URL{}, false
+	}
+	r, ok := p.list[i].Node.(*remote)
+	if !ok || r.addr == "" {
+		return nil, url.URL{}, false
+	}
+	return r.http, r.base, true
+}
+
 // Follow takes the list of gateways from the registry until ctx ends or the channel is closed. The members stay then. To
 // be called once.
 func (p *Pool) Follow(ctx context.Context, lists <-chan []registry.Instance) {
@@ -72,7 +90,7 @@ func (p *Pool) Follow(ctx context.Context, lists <-chan []registry.Instance) {
 			if !ok {
 				return
 			}
-			p.take(list)
+			p.Update(list)
 		}
 	}
 }
@@ -92,9 +110,9 @@ func (p *Pool) Close() {
 	}
 }
 
-// take replaces the list. A member whose address is the same stays as it is, with its connection.
-func (p *Pool) take(list []registry.Instance) {
-	before := p.Members() // only Follow changes them
+// Update replaces the list. A member whose address is the same stays as it is, with its connection. One caller at a time.
+func (p *Pool) Update(list []registry.Instance) {
+	before := p.Members() // one caller at a time changes them
 	var now []Member
 	for _, i := range list {
 		if i.ID == p.cfg.Self {

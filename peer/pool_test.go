@@ -111,6 +111,7 @@ func TestEveryMethod(t *testing.T) {
 		"suspend " + key.Topic + " " + key.Group + " 1m30s": func() error { return m.Suspend(ctx, key, 90*time.Second) },
 		"resume " + key.Topic + " " + key.Group:             func() error { return m.Resume(ctx, key) },
 		"refresh":                                           func() error { return m.Refresh(ctx) },
+		"requeued " + key.Topic + " " + key.Group:           func() error { return m.Requeued(ctx, key) },
 	} {
 		if err := ask(); err != nil || n.last(t) != name {
 			t.Errorf("%s: asked %q, %v", name, n.last(t), err)
@@ -172,6 +173,7 @@ func TestRefusedRequests(t *testing.T) {
 		"PUT /peer/v1/suspensions?topic=a&topic=b&group=b&hold=1": 400,
 		"DELETE /peer/v1/suspensions?topic=a":                     400,
 		"POST /peer/v1/refresh?x=1":                               400,
+		"POST /peer/v1/requeued?topic=a":                          400,
 		"GET /peer/v1/refresh":                                    405,
 	} {
 		method, path, _ := strings.Cut(target, " ")

@@ -70,6 +70,11 @@ func (r *remote) Refresh(ctx context.Context) error {
 	return r.within(ctx, refreshTime, http.MethodPost, pathRefresh, nil, nil)
 }
 
+// Requeued is Node's.
+func (r *remote) Requeued(ctx context.Context, key group.Key) error {
+	return r.within(ctx, answerTime, http.MethodPost, pathRequeued, query(key), nil)
+}
+
 func query(key group.Key) url.Values {
 	return url.Values{"topic": {key.Topic}, "group": {key.Group}}
 }

@@ -19,6 +19,7 @@ const (
 	pathGroups      = "/peer/v1/groups"
 	pathSuspensions = "/peer/v1/suspensions"
 	pathRefresh     = "/peer/v1/refresh"
+	pathRequeued    = "/peer/v1/requeued"
 )
 
 // MaxHold is the longest Suspend that may be asked of another gateway.
@@ -39,6 +40,7 @@ func Routes(n Node) []httpx.Route {
 		{Method: http.MethodPut, Path: pathSuspensions, Handler: s.suspend},
 		{Method: http.MethodDelete, Path: pathSuspensions, Handler: s.resume},
 		{Method: http.MethodPost, Path: pathRefresh, Handler: s.refresh},
+		{Method: http.MethodPost, Path: pathRequeued, Handler: s.requeued},
 	}
 }
 
@@ -95,6 +97,14 @@ func (s server) refresh(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return done(w, s.node.Refresh(r.Context()))
+}
+
+func (s server) requeued(w http.ResponseWriter, r *http.Request) error {
+	key, _, err := parseKey(r)
+	if err != nil {
+		return err
+	}
+	return done(w, s.node.Requeued(r.Context(), key))
 }
 
 // parseKey reads the group that a request is about, and what else it may say.
