@@ -1,0 +1,230 @@
+package ws
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/internal/online"
+)
+
+// Conn is a WebSocket, from its handshake to its end. Write may be called concurrently with itself and with Next.
+type Conn struct {
+	conn    net.Conn
+	online  *online.Conn
+	cfg     Config
+	deflate bool
+
+	// The reader's.
+	in      *bufio.Reader
+	early   []byte    // what came with the handshake and is not read yet
+	replies []byte    // to control frames, sent before the reader waits
+	limit   time.Time // by when the message that has begun must be whole
+	renewed time.Time // when the read deadline was set
+	readErr error
+
+	deadlines sync.Mutex // guards stopAt and the setting of read deadlines
+	stopAt    time.Time  // reading ends then, whatever comes; zero: it goes on
+
+	mu       sync.Mutex  // of who writes
+	deadline time.Time   // for writes
+	ended    bool        // a close frame or an error was the last that was written
+	pinger   *time.Timer // nil before Serve
+}
+
+// End makes a frame of what was appended since [Begin] was given dst[:at]. It may be called concurrently.
+func (c *Conn) End(dst []byte, at int, kind Kind) []byte {
+	first := finBit | byte(kind)
+	if c.deflate && len(dst)-at-headRoom >= minDeflate {
+		small := false
+		if dst, small = deflate(dst, at+headRoom); small {
+			first |= rsv1Bit
+		}
+	}
+	return finish(dst, at, first)
+}
+
+// errEnded is what a Write gets after the end.
+var errEnded = errors.New("the connection was closed")
+
+// Write sends whole frames, and returns when the connection has taken all of them. A client that takes nothing for 30 s
+// is cut off.
+func (c *Conn) Write(frames []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.write(frames, writeTimeout)
+}
+
+// write is Write for who has the lock.
+func (c *Conn) write(b []byte, within time.Duration) error {
+	if c.ended {
+		return errEnded
+	}
+	if now := time.Now(); c.deadline.Sub(now) < renewAt || within < writeTimeout {
+		c.deadline = now.Add(within)
+		if err := c.conn.SetWriteDeadline(c.deadline); err != nil {
+			return c.broken(err)
+		}
+	}
+	if _, err := c.conn.Write(b); err != nil {
+		return c.broken(err)
+	}
+	return nil
+}
+
+// broken cuts a connection of which nobody knows any more how much of a frame the client has. The reader sees it.
+func (c *Conn) broken(err error) error {
+	c.ended = true
+	_ = c.conn.Close()
+	return err
+}
+
+// ping asks the client for a sign of life, and does so again later. It runs on the timer's goroutine.
+func (c *Conn) ping() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.write([]byte{finBit | opPing, 0}, writeTimeout) == nil {
+		c.pinger.Reset(pingEvery)
+	}
+}
+
+// setReadDeadline sets the time by which a byte must have come. It is looked at before every read, and set anew at most
+// once a second.
+func (c *Conn) setReadDeadline() error {
+	c.deadlines.Lock()
+	defer c.deadlines.Unlock()
+	now := time.Now()
+	at := now.Add(goneAfter)
+	if first := earlier(c.limit, c.stopAt); !first.IsZero() && first.Before(at) {
+		c.renewed = time.Time{} // once that is over, it is set anew whenever this was
+		return c.conn.SetReadDeadline(first)
+	}
+	if now.Sub(c.renewed) < time.Second {
+		return nil
+	}
+	c.renewed = now
+	return c.conn.SetReadDeadline(at)
+}
+
+// earlier is the earlier of two times, of which the zero one is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// StopReading makes Next fail when it would have to wait, after the time given at the latest.
+func (c *Conn) StopReading(in time.Duration) {
+	c.deadlines.Lock()
+	defer c.deadlines.Unlock()
+	at := time.Now().Add(in)
+	if c.stopAt.IsZero() || at.Before(c.stopAt) {
+		c.stopAt = at
+		_ = c.conn.SetReadDeadline(at) // fails only where it is closed already
+	}
+}
+
+// Serve runs the two halves of a connection and returns when both have ended and it is closed.
+//
+// read runs in a goroutine of its own and calls Next until that fails. write runs in the caller's; its context ends when
+// read has ended. What write returns is the end that the client is told of, where the connection still has one to
+// come: nil is a good one; a *CloseError has its code; of others the kind is told. When the client closes, or
+// breaks a rule, what read got from Next counts. While the client has not answered a close frame, which it may take
+// 5 s for, read goes on.
+//
+// The error is a fault of ours, for the log: a panic, or what write returned. A client that leaves is none.
+func (c *Conn) Serve(ctx context.Context, read func() error, write func(ctx context.Context) error) error {
+	if c.cfg.Sockets != nil {
+		c.cfg.Sockets.add(c)
+		defer c.cfg.Sockets.remove(c)
+	}
+	defer c.close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c.mu.Lock()
+	c.pinger = time.AfterFunc(pingEvery, c.ping)
+	c.mu.Unlock()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- httpx.Catch(read)
+		cancel()
+	}()
+	wrote := httpx.Catch(func() error { return write(ctx) })
+	select {
+	case why := <-ended:
+		c.end(why, wrote)
+		return fault(wrote, why)
+	default:
+	}
+	c.goodbye(closing(wrote))
+	c.StopReading(goodbye)
+	return fault(wrote, <-ended)
+}
+
+// fault is the first error that is neither the client's doing nor a way to end.
+func fault(list ...error) error {
+	for _, err := range list {
+		var end *CloseError
+		if err != nil && !errors.As(err, &end) && !errors.Is(err, context.Canceled) && !errors.Is(err, errs.Draining) {
+			return err
+		}
+	}
+	return nil
+}
+
+// end ends a connection whose reader has ended: for why, or for what write has to say.
+func (c *Conn) end(why, wrote error) {
+	end := closing(why)
+	if wrote != nil && !errors.Is(wrote, context.Canceled) && !end.Peer && end.Code == abnormal {
+		end = closing(wrote) // reading was stopped by the writer
+	}
+	if end.Code == abnormal {
+		return // there is nobody to tell
+	}
+	if end.Peer {
+		end = Close(end.Code, "")
+	}
+	c.goodbye(end)
+	c.linger()
+}
+
+// goodbye sends a close frame.
+func (c *Conn) goodbye(end *CloseError) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	code := end.Code
+	if code == abnormal {
+		code = InternalError
+	}
+	_ = c.write(appendClose(nil, code, end.Reason), goodbye)
+	c.ended = true
+}
+
+// linger reads what the client still sends, for a moment: a connection that is closed with unread bytes takes the close
+// frame along.
+func (c *Conn) linger() {
+	half, ok := c.conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	if c.conn.SetReadDeadline(time.Now().Add(linger)) == nil {
+		_, _ = io.Copy(io.Discard, c.conn)
+	}
+}
+
+// close is the end of both halves.
+func (c *Conn) close() {
+	c.mu.Lock()
+	c.ended = true
+	c.pinger.Stop()
+	c.mu.Unlock()
+	_ = c.conn.Close()
+	c.online.Closed()
+}
