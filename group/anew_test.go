@@ -96,10 +96,10 @@ func TestDeletedTopicsThatAreRemembered(t *testing.T) {
 		h := w.hub(Limits{})
 		defer w.close(h)
 		gone := func(i int) {
-			g := newGroup(key, Fifo, nil, h.cfg.Limits, h.cfg.Log)
+			g := newGroup(key, &h.cfg, nil)
 			g.err = fmt.Errorf("group: %w", errs.UnknownTopic)
 			g.ledger.gain(false, store.Position{Next: 100}, 1, t0)
-			h.remember(Key{Topic: fmt.Sprint(i)}, g)
+			h.remember(Key{Topic: fmt.Sprint(i)}, &slot{g: g})
 		}
 		for i := range maxAnew + 10 {
 			gone(i)

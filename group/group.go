@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/filter"
 	"github.com/kateway/kateway/store"
 )
 
@@ -54,64 +54,92 @@ func (l Limits) half() Limits {
 	return l
 }
 
-// A group is this process's membership in one consumer group on one topic, with its clients. Two goroutines work for it:
-// fetch moves messages from the feed into the ledger and never waits for a client; tend does what time brings: leases that
-// end, commits, and leaving when nobody is left.
+// A group is this process's membership in one consumer group on one topic, with its clients. These goroutines work for it:
+// one fetches from the topic, one finds the group's retry queue and fetches from it, one moves messages to the retry and
+// dead queues (the last two where the group has such queues), and tend does what time brings: leases that end, commits, and
+// leaving when nobody is left. None of them waits for a client.
 type group struct {
 	key    Key
-	mode   Mode
-	limits Limits
+	cfg    *Config
+	policy Policy
 	log    *slog.Logger
-	feed   store.Feed
-	hold   uint32 // of the next partition gained
+	topic  *intake
+	mover  *mover
+	hold   uint32 // of the next partition gained; guarded by mu, like what follows
 
 	mu       sync.Mutex
 	ledger   *ledger
+	retry    *intake // nil while there is no retry queue, or it is not joined
+	noRetry  bool    // the last look found no retry queue
+	filter   *filter.Filter
+	bound    kept // by the settings of an earlier life, until this one has its own
 	seats    map[*seat]struct{}
-	err      error              // why it ended; set once
-	sealed   bool               // the last commit is made: no verb counts any more
-	draining bool               // takes no new sessions
-	idle     time.Time          // since when nobody uses it; zero while somebody does
-	paused   []int32            // what the Poll under way passes over
-	wakePoll context.CancelFunc // ends the Poll under way, so that the next has another list
-	changed  chan struct{}      // closed and made anew when partitions come or go
-	joined   bool               // partitions came once
-	commitAt time.Time          // when what is dirty is to be committed; zero: nothing is
-	alarm    time.Time          // when tend has to look next; zero: when told
-	kick     chan struct{}      // one place: alarm has moved forward
+	err      error         // why it ended; set once
+	sealed   bool          // the last commit is made: no verb counts any more
+	draining bool          // takes no new sessions
+	idle     time.Time     // since when nobody uses it; zero while somebody does
+	changed  chan struct{} // closed and made anew when partitions come or go
+	commitAt time.Time     // when what is dirty is to be committed; zero: nothing is
+	alarm    time.Time     // when tend has to look next; zero: when told
 
-	ended chan struct{} // closed when both goroutines and the feed are gone
+	kick     chan struct{} // one place: alarm has moved forward
+	requeued chan struct{} // one place: the retry queue may be there now
 }
 
-func newGroup(key Key, mode Mode, feed store.Feed, limits Limits, log *slog.Logger) *group {
-	l := newLedger()
-	l.begin(Settings{Mode: mode}, Policy{}, nil, time.Now())
-	return &group{
-		key: key, mode: mode, limits: limits, feed: feed, hold: newHold(),
-		log:    log.With("topic", key.Topic, "group", key.Group),
-		ledger: l, seats: map[*seat]struct{}{},
-		idle: time.Now(), changed: make(chan struct{}), kick: make(chan struct{}, 1), ended: make(chan struct{}),
+func newGroup(key Key, cfg *Config, feed store.Feed) *group {
+	g := &group{
+		key: key, cfg: cfg, policy: cfg.policy(key), hold: newHold(),
+		log:    cfg.Log.With("topic", key.Topic, "group", key.Group),
+		ledger: newLedger(), seats: map[*seat]struct{}{},
+		idle: time.Now(), changed: make(chan struct{}), kick: make(chan struct{}, 1), requeued: make(chan struct{}, 1),
 	}
+	g.noRetry = g.policy.Retry == ""
+	g.topic = newIntake(g, false, feed)
+	g.mover = newMover(g)
+	return g
 }
 
 // run serves the group until ctx ends, the topic is gone, or nobody uses it; then it commits and leaves. closing bounds
 // that last part. It answers an error when the store did not say that we have left.
 func (g *group) run(ctx context.Context, closing time.Duration) error {
-	defer close(g.ended)
-	fetching, stop := context.WithCancel(ctx)
+	working, stop := context.WithCancel(ctx)
+	defer stop()
 	var wg sync.WaitGroup
-	wg.Go(func() { g.fetch(fetching) })
-	g.tend(fetching)
+	wg.Go(func() {
+		if err := g.topic.fetch(working); err != nil {
+			g.end(fmt.Errorf("group %s: %w", g.key.Group, err))
+		}
+	})
+	if g.policy.Retry != "" {
+		wg.Go(func() { g.readRetries(working) })
+	}
+	if g.policy.Retry != "" || g.policy.Dead != "" {
+		wg.Go(func() { g.mover.run(working) })
+	}
+	g.tend(working)
 	stop()
 	wg.Wait()
 	g.commitAll()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing)
 	defer cancel()
-	if err := g.feed.Close(last); err != nil {
+	return g.leave(last)
+}
+
+// leave closes the feeds, both at once: each may take as long as ctx allows.
+func (g *group) leave(ctx context.Context) error {
+	retry := make(chan error, 1)
+	go func() {
+		if g.retry == nil {
+			retry <- nil
+			return
+		}
+		retry <- g.retry.feed.Close(ctx)
+	}()
+	err := errors.Join(g.topic.feed.Close(ctx), <-retry)
+	if err != nil {
 		g.log.Warn("leaving the group: the last commit may be missing; what it held comes again", "error", err)
-		return err
 	}
-	return nil
+	return err
 }
 
 // end makes everybody's Next answer err, and the goroutines stop.
@@ -142,95 +170,9 @@ func (g *group) signal() {
 	g.changed = make(chan struct{})
 }
 
-// fetch moves messages from the feed into the ledger.
-func (g *group) fetch(ctx context.Context) {
-	backoff := 100 * time.Millisecond
-	for ctx.Err() == nil {
-		poll, cancel := context.WithCancel(ctx)
-		g.mu.Lock()
-		g.paused = g.ledger.full(g.limits, false, nil)
-		g.wakePoll = cancel
-		paused := g.paused
-		g.mu.Unlock()
-		b, err := g.feed.Poll(poll, g.limits.Fetch, paused)
-		interrupted := poll.Err() != nil
-		cancel()
-		switch {
-		case err == nil:
-			backoff = 100 * time.Millisecond
-			g.apply(b)
-		case interrupted && errors.Is(err, context.Canceled):
-		case errors.Is(err, errs.UnknownTopic), errors.Is(err, store.ErrClosed):
-			g.end(fmt.Errorf("group %s: %w", g.key.Group, err))
-			return
-		default:
-			g.log.Warn("reading from the store; trying again", "error", err, "in", backoff)
-			if !sleep(ctx, backoff) {
-				return
-			}
-			backoff = min(2*backoff, 5*time.Second)
-		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// apply puts what a Poll learned into the ledger, in the order of the contract. Partitions that are lost are committed
-// first: their positions count until the next Poll.
-func (g *group) apply(b store.Batch) {
-	now := time.Now()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, p := range b.Lost {
-		if w := g.ledger.windows[spot{partition: p}]; w != nil && w.dirty {
-			g.commitOne(w, now)
-		}
-		g.ledger.lose(false, p)
-	}
-	for _, p := range b.Gained {
-		g.ledger.gain(false, p, g.hold, now)
-		g.hold += 2 // stays odd, so never 0
-		g.joined = true
-	}
-	if len(b.Lost)+len(b.Gained) > 0 {
-		g.signal()
-	}
-	for _, r := range b.Refused {
-		g.refused(r)
-	}
-	for _, gap := range b.Gaps {
-		g.log.Warn("messages are gone that the group had not done", "partition", gap.Partition, "from", gap.From, "to", gap.To)
-		g.ledger.gap(false, gap, now)
-	}
-	g.ledger.add(false, b.Messages, now)
-	g.look(g.ledger.nextDeadline(now))
-	g.dirtied(now)
-}
-
-func (g *group) refused(r store.Refusal) {
-	w := g.ledger.windows[spot{partition: r.Partition}]
-	if w == nil {
-		return
-	}
-	if errors.Is(r.Err, errs.TooLarge) {
-		w.plain++
-	}
-	w.dirty = true
-	g.log.Warn("a commit did not take; the newest follows", "partition", r.Partition, "error", r.Err)
-}
-
 // tend does what time brings, until the group has ended or ctx has.
 func (g *group) tend(ctx context.Context) {
-	timer := time.NewTimer(g.limits.Linger)
+	timer := time.NewTimer(g.cfg.Limits.Linger)
 	defer timer.Stop()
 	for {
 		at, ended := g.attend()
@@ -273,6 +215,7 @@ func (g *group) tick(now time.Time) bool {
 		g.commit(now)
 	}
 	g.look(g.commitAt)
+	g.mover.take()
 	if len(g.seats) > 0 || g.ledger.busy(now) {
 		g.idle = time.Time{}
 		return false
@@ -280,7 +223,7 @@ func (g *group) tick(now time.Time) bool {
 	if g.idle.IsZero() {
 		g.idle = now
 	}
-	leave := g.idle.Add(g.limits.Linger)
+	leave := g.idle.Add(g.cfg.Limits.Linger)
 	if !now.Before(leave) {
 		g.endLocked(errIdle)
 		return true
@@ -292,7 +235,7 @@ func (g *group) tick(now time.Time) bool {
 // dirtied has positions committed soon.
 func (g *group) dirtied(now time.Time) {
 	if g.commitAt.IsZero() {
-		g.commitAt = now.Add(g.limits.CommitEvery)
+		g.commitAt = now.Add(g.cfg.Limits.CommitEvery)
 		g.look(g.commitAt)
 	}
 }
@@ -305,37 +248,33 @@ func (g *group) commitAll() {
 	g.sealed = true
 }
 
-// commit hands the positions that changed to the feed.
+// commit hands the positions that changed to the feeds.
 func (g *group) commit(now time.Time) {
 	g.commitAt = time.Time{}
 	for _, w := range g.ledger.windows {
 		if w.dirty {
-			g.commitOne(w, now)
+			g.intake(w.retry).commit(w, now)
 		}
 	}
 }
 
-func (g *group) commitOne(w *window, now time.Time) {
-	w.dirty = false
-	if err := g.feed.Commit(w.position(now)); err != nil && !errors.Is(err, store.ErrClosed) {
-		// A partition that was lost comes as Lost in the next Poll; there is nothing to do for it.
-		g.log.Debug("commit", "partition", w.partition, "error", err)
+// intake is the feed of a window.
+func (g *group) intake(retry bool) *intake {
+	if retry {
+		return g.retry
 	}
+	return g.topic
 }
 
-// unpause ends the Poll under way when it passes over a partition that has room again.
-func (g *group) unpause() {
-	if len(g.paused) == 0 {
-		return
+// touched follows whatever may have changed the ledger but for the passing of time: positions are committed soon, feeds that
+// have room again are read, and what is to be moved is. The caller holds the lock.
+func (g *group) touched(now time.Time) {
+	g.dirtied(now)
+	g.topic.unpause()
+	if g.retry != nil {
+		g.retry.unpause()
 	}
-	still := g.ledger.full(g.limits.half(), false, make([]int32, 0, len(g.paused)))
-	for _, p := range g.paused {
-		if _, full := slices.BinarySearch(still, p); !full {
-			g.paused = nil
-			g.wakePoll()
-			return
-		}
-	}
+	g.mover.take()
 }
 
 // A group's life ends with one of these, or for good: with errs.Draining or with what the store says.
@@ -343,7 +282,7 @@ var (
 	errIdle = fmt.Errorf("nobody uses the group: %w", errs.Unavailable) // who comes at that moment gets a new one
 )
 
-// ErrMoved ends a session whose group this gateway left: it goes on elsewhere, or here after a while.
+// ErrMoved ends a session whose group this gateway left: it goes on elsewhere, or here after a while. See Hub.Suspend, Hub.Evict.
 var ErrMoved = fmt.Errorf("this gateway left the group: %w", errs.Unavailable)
 
 // again reports whether another life may follow one that ended with err.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -15,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/filter"
 	"github.com/kateway/kateway/store"
 )
 
@@ -32,6 +32,24 @@ type Config struct {
 	Metrics   prometheus.Registerer
 }
 
+// policy is what becomes of the group's messages; no queues without the means to fill them.
+func (c *Config) policy(key Key) Policy {
+	if c.Policy == nil {
+		return Policy{}
+	}
+	p := c.Policy(key)
+	if c.Publisher == nil || c.Admin == nil {
+		p.Retry, p.Dead = "", ""
+	}
+	return p
+}
+
+// spec is a membership of this process.
+func (c *Config) spec(s store.Spec) store.Spec {
+	s.Instance, s.Gone = c.Instance, c.Gone
+	return s
+}
+
 const (
 	subscribeTimeout = 30 * time.Second // for the store to let us in
 	closeTimeout     = 10 * time.Second // for a group's last commit and its leaving, when the gateway goes on
@@ -46,26 +64,28 @@ type Hub struct {
 	mu        sync.Mutex
 	slots     map[Key]*slot
 	suspended map[Key]*suspension
-	clients   map[Key]int   // open sessions
+	clients   map[Key]int   // open sessions, and those that are being opened
 	sessions  int           // all of them
+	kept      map[Key]kept  // settings of groups that have left
 	anew      map[Key]int64 // of groups whose topic went: where receipts of another topic's messages end
 	draining  bool
 	wg        sync.WaitGroup
 	ctx       context.Context //nolint:containedctx // the lifetime of the groups, which outlive every request
 	stop      context.CancelFunc
-	past      counters // of groups that have ended
+	past      totals // of groups that have ended
 }
 
 var _ Opener = (*Hub)(nil)
 
 // slot is the place of a group while it joins, serves and leaves; only then may the next of its name begin.
 type slot struct {
-	ready chan struct{} // closed when g or err is set
-	g     *group
-	err   error
-	leave context.CancelCauseFunc
-	left  error         // the store did not confirm that it has left; set before gone is closed
-	gone  chan struct{} // closed when it has left
+	ready   chan struct{} // closed when g or err is set
+	g       *group
+	err     error
+	leave   context.CancelCauseFunc
+	evicted bool          // by Evict; guarded by Hub.mu
+	left    error         // the store did not confirm that it has left; set before gone is closed
+	gone    chan struct{} // closed when it has left
 }
 
 // NewHub makes a hub without groups. Close ends it.
@@ -73,38 +93,44 @@ func NewHub(cfg Config) *Hub {
 	cfg.Limits = cfg.Limits.withDefaults()
 	ctx, stop := context.WithCancel(context.Background())
 	h := &Hub{
-		cfg: cfg, slots: map[Key]*slot{}, suspended: map[Key]*suspension{}, clients: map[Key]int{}, anew: map[Key]int64{},
+		cfg: cfg, slots: map[Key]*slot{}, suspended: map[Key]*suspension{}, clients: map[Key]int{}, anew: map[Key]int64{}, kept: map[Key]kept{},
 		ctx: ctx, stop: stop,
 	}
 	cfg.Metrics.MustRegister(h)
 	return h
 }
 
-// Open is Opener's.
+// Open is Opener's. The session is one of the group's present life.
 func (h *Hub) Open(ctx context.Context, a Ask) (Session, error) {
-	s, err := h.sit(ctx, &a)
+	f, err := h.filter(&a)
 	if err != nil {
 		return nil, err
 	}
 	h.visit(a.Key, 1)
-	return &session{hub: h, ask: a, seat: s}, nil
+	s, err := h.sit(ctx, &a, f)
+	if err != nil {
+		h.visit(a.Key, -1)
+		return nil, err
+	}
+	return s, nil
 }
 
 // sit finds a seat in the group's present life, or in the next.
-func (h *Hub) sit(ctx context.Context, a *Ask) (*seat, error) {
+func (h *Hub) sit(ctx context.Context, a *Ask, f *filter.Filter) (*seat, error) {
 	for {
-		s, err := h.slot(ctx, a.Key, a.Mode, a.Start)
+		s, err := h.slot(ctx, a.Key, a.Start)
 		if err != nil {
 			return nil, err
 		}
-		seat, err := s.g.join(a)
+		seat, err := s.g.join(a, f)
 		if err != nil {
 			return nil, err
 		}
 		if seat != nil {
+			seat.left = func() { h.visit(a.Key, -1) }
 			return seat, nil
 		}
-		if err := s.over(ctx); err != nil {
+		if err := h.over(ctx, s); err != nil {
 			return nil, err
 		}
 	}
@@ -120,15 +146,21 @@ func (h *Hub) visit(key Key, n int) {
 	}
 }
 
-// over waits until a group that has ended has left. When it ended for good, the reason is the answer.
-func (s *slot) over(ctx context.Context) error {
+// over waits until a group that has ended has left. When it ended for good, or goes on elsewhere, the reason is the answer.
+func (h *Hub) over(ctx context.Context, s *slot) error {
 	s.g.mu.Lock()
 	err := s.g.err
 	s.g.mu.Unlock()
-	if !again(err) {
+	if !again(err) || h.evicted(s) {
 		return err
 	}
 	return await(ctx, s.gone, "waiting for the group's last life to end")
+}
+
+func (h *Hub) evicted(s *slot) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return s.evicted
 }
 
 // await waits for done. Unavailable, with what it was about, when ctx ends first.
@@ -142,23 +174,18 @@ func await(ctx context.Context, done <-chan struct{}, what string) error {
 }
 
 // slot finds the group or makes it, and waits until it has joined. Joining goes on when the caller has gone: it serves
-// whoever comes next. A group that is suspended is waited for.
-func (h *Hub) slot(ctx context.Context, key Key, mode Mode, start store.Start) (*slot, error) {
+// whoever comes next. A group that is suspended, or was evicted and is still leaving, is waited for. ErrMoved when it was
+// evicted while the caller waited for it to join.
+func (h *Hub) slot(ctx context.Context, key Key, start store.Start) (*slot, error) {
 	for {
-		s, suspended, err := h.find(key, mode, start)
+		s, err := h.free(ctx, key, start)
 		if err != nil {
 			return nil, err
-		}
-		if suspended != nil {
-			if err := await(ctx, suspended.over, "the group's positions are being set from outside"); err != nil {
-				return nil, err
-			}
-			continue
 		}
 		if err := await(ctx, s.ready, "joining the group"); err != nil {
 			return nil, err
 		}
-		if !errors.Is(s.err, ErrMoved) {
+		if !errors.Is(s.err, ErrMoved) || h.evicted(s) {
 			return s, s.err
 		}
 		if err := await(ctx, s.gone, "waiting for the group to be let go"); err != nil {
@@ -167,34 +194,48 @@ func (h *Hub) slot(ctx context.Context, key Key, mode Mode, start store.Start) (
 	}
 }
 
-// find answers the group's slot, which it may just have made, or the suspension that it is under.
-func (h *Hub) find(key Key, mode Mode, start store.Start) (*slot, *suspension, error) {
+// free answers the group's slot, which it may just have made, when nothing keeps this process out of the group.
+func (h *Hub) free(ctx context.Context, key Key, start store.Start) (*slot, error) {
+	for {
+		s, kept, what, err := h.find(key, start)
+		if kept == nil {
+			return s, err
+		}
+		if err := await(ctx, kept, what); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// find answers the group's slot, which it may just have made, or what has to be over before it may be used.
+func (h *Hub) find(key Key, start store.Start) (s *slot, kept <-chan struct{}, what string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if p := h.suspended[key]; p != nil {
-		return nil, p, nil
+		return nil, p.over, "the group's positions are being set from outside", nil
 	}
-	s := h.slots[key]
+	s = h.slots[key]
+	if s != nil && s.evicted {
+		return nil, s.gone, "waiting for the group to be let go", nil
+	}
 	if s == nil && h.draining {
-		return nil, nil, errs.Draining
+		return nil, nil, "", errs.Draining
 	}
 	if s == nil {
 		ctx, leave := context.WithCancelCause(h.ctx)
 		s = &slot{ready: make(chan struct{}), leave: leave, gone: make(chan struct{})}
 		h.slots[key] = s
-		h.wg.Go(func() { h.serve(ctx, key, mode, start, s) })
+		h.wg.Go(func() { h.serve(ctx, key, start, s) })
 	}
-	return s, nil, nil
+	return s, nil, "", nil
 }
 
 // serve is the life of a group.
-func (h *Hub) serve(ctx context.Context, key Key, mode Mode, start store.Start, s *slot) {
+func (h *Hub) serve(ctx context.Context, key Key, start store.Start, s *slot) {
 	defer h.part(key, s)
 	joining, cancel := context.WithTimeout(ctx, subscribeTimeout)
 	defer cancel()
-	feed, err := h.cfg.Store.Subscribe(joining, store.Spec{
-		Topic: key.Topic, Group: key.Group, Start: start, Instance: h.cfg.Instance, Gone: h.cfg.Gone,
-	})
+	feed, err := h.cfg.Store.Subscribe(joining, h.cfg.spec(store.Spec{Topic: key.Topic, Group: key.Group, Start: start}))
 	if err != nil {
 		s.err = fmt.Errorf("joining the group: %w", asUnavailable(err))
 		if cause := context.Cause(ctx); errors.Is(cause, ErrMoved) {
@@ -204,8 +245,8 @@ func (h *Hub) serve(ctx context.Context, key Key, mode Mode, start store.Start, 
 		return
 	}
 	h.mu.Lock()
-	s.g = newGroup(key, mode, feed, h.cfg.Limits, h.cfg.Log)
-	s.g.ledger.anew = h.anew[key]
+	s.g = newGroup(key, &h.cfg, feed)
+	s.g.ledger.anew, s.g.bound = h.anew[key], h.kept[key]
 	s.g.draining = h.draining
 	close(s.ready)
 	h.mu.Unlock()
@@ -217,22 +258,30 @@ func (h *Hub) part(key Key, s *slot) {
 	h.mu.Lock()
 	delete(h.slots, key)
 	if s.g != nil {
-		h.past.add(s.g.counts())
-		h.remember(key, s.g)
+		h.past.add(s.g.totals())
+		h.remember(key, s)
 	}
 	h.mu.Unlock()
 	s.leave(nil)
 	close(s.gone)
 }
 
-// remember keeps of a group whose topic was deleted how far its receipts reach: a topic of the same name may be made, and
-// they must not ack its messages. Of more than 1,000 such groups any one is forgotten.
-func (h *Hub) remember(key Key, g *group) {
+// remember keeps of a group its settings, but where it goes on elsewhere, with what they are there; and where its topic was
+// deleted how far its receipts reach: a topic of the same name may be made, and they must not ack its messages. Of more than
+// 1,000 such groups any one is forgotten.
+func (h *Hub) remember(key Key, s *slot) {
+	g, now := s.g, time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !errors.Is(g.err, errs.UnknownTopic) {
+		if s.evicted {
+			delete(h.kept, key)
+		} else {
+			h.keep(key, g.binding(now), now)
+		}
 		return
 	}
+	delete(h.kept, key)
 	for other := range h.anew {
 		if len(h.anew) < maxAnew {
 			break
@@ -250,113 +299,13 @@ func asUnavailable(err error) error {
 	return err
 }
 
-// Settle is Opener's.
-func (h *Hub) Settle(ctx context.Context, key Key, verbs ...Verb) []error {
-	out := make([]error, len(verbs))
-	partitions := func(yield func(int32) bool) {
-		for _, v := range verbs {
-			if !yield(v.Partition) {
-				return
-			}
-		}
-	}
-	if err := h.within(ctx, key, partitions, func(g *group) { out = g.settle(verbs, out[:0]) }); err != nil {
-		return fill(out, err)
-	}
-	return out
-}
-
-// Through is Opener's.
-func (h *Hub) Through(ctx context.Context, key Key, at ...store.Position) []error {
-	out := make([]error, len(at))
-	partitions := func(yield func(int32) bool) {
-		for _, p := range at {
-			if !yield(p.Partition) {
-				return
-			}
-		}
-	}
-	if err := h.within(ctx, key, partitions, func(g *group) { g.through(at, out) }); err != nil {
-		return fill(out, err)
-	}
-	return out
-}
-
-// Mark is Opener's.
-func (h *Hub) Mark(_ context.Context, key Key, at ...At) []error {
-	return fill(make([]error, len(at)), fmt.Errorf("group %s: marking single messages is not served yet: %w", key.Group, errs.Unavailable))
-}
-
-func fill(out []error, err error) []error {
-	for i := range out {
-		out[i] = err
-	}
-	return out
-}
-
-// within finds or starts the group, waits until it holds the partitions or until it is clear that it won't, and calls do
-// under its lock.
-func (h *Hub) within(ctx context.Context, key Key, partitions iter.Seq[int32], do func(*group)) error {
-	for {
-		s, err := h.slot(ctx, key, Fifo, store.Start{})
-		if err != nil {
-			return err
-		}
-		if s.g.wait(ctx, partitions) && s.g.unlessSealed(do) {
-			return nil
-		}
-		if err := s.over(ctx); err != nil {
-			return err
-		}
-	}
-}
-
-// unlessSealed calls do under the lock, unless the last commit is made already.
-func (g *group) unlessSealed(do func(*group)) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.sealed {
-		do(g)
-	}
-	return !g.sealed
-}
-
-// wait returns true when the partitions are held, or when waiting longer is of no use; false when the group has ended.
-func (g *group) wait(ctx context.Context, partitions iter.Seq[int32]) bool {
-	ctx, cancel := context.WithTimeout(ctx, settleWait)
-	defer cancel()
-	for {
-		g.mu.Lock()
-		missing := false
-		for p := range partitions {
-			if g.ledger.windows[spot{partition: p}] == nil {
-				missing = true
-			}
-		}
-		if !g.idle.IsZero() {
-			g.idle = time.Now() // who waits uses it
-		}
-		ended, changed := g.err != nil, g.changed
-		g.mu.Unlock()
-		switch {
-		case ended:
-			return false
-		case !missing || ctx.Err() != nil:
-			return true
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		}
-	}
-}
-
 // Evict makes this process commit and leave the group, and does not wait for it. Its sessions end with ErrMoved; the next
 // Open may follow at once and waits for the leaving. Where the group is not here it does nothing.
 func (h *Hub) Evict(key Key) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if s := h.slots[key]; s != nil {
+		s.evicted = true
 		s.leave(ErrMoved)
 	}
 }
@@ -370,7 +319,14 @@ func (h *Hub) Keys() []Key {
 
 // Requeued says that somebody else has put messages into the group's retry queue, which may not have been there before.
 // Where the group is not here it does nothing.
-func (h *Hub) Requeued(Key) {}
+func (h *Hub) Requeued(key Key) {
+	h.mu.Lock()
+	s := h.slots[key]
+	h.mu.Unlock()
+	if s != nil && s.joined() {
+		s.g.lookForRetries()
+	}
+}
 
 // Receipts is Opener's.
 func (h *Hub) Receipts(key Key) *Receipts { return NewReceipts(h.cfg.Secret(), key) }

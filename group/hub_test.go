@@ -72,7 +72,7 @@ func (w world) open(h *Hub, a *Ask) Session {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return s
+	return &roaming{hub: h, ask: *a, now: s}
 }
 
 // get is what Next brings within the time.

@@ -45,7 +45,7 @@ func (h *Hub) Sessions() int {
 func (g *group) describe(info *Info, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	info.Mode = g.mode
+	info.Mode = g.ledger.settings.Mode
 	info.Partitions = make([]PartitionInfo, 0, len(g.ledger.windows))
 	for _, w := range g.ledger.windows {
 		info.Partitions = append(info.Partitions, PartitionInfo{Partition: w.partition, InFlight: w.leased, OldestUnacked: w.oldestUnacked(now)})

@@ -6,19 +6,25 @@ import (
 	"time"
 
 	"github.com/kateway/kateway/internal/errs"
-	"github.com/kateway/kateway/store"
+	"github.com/kateway/kateway/internal/filter"
 )
 
-// seat is a client's place in one life of a group. It has the methods of a Session, and the contract of one but for
-// ErrMoved: then the client is to find itself another seat.
+// seat is a Session: a client's place in one life of a group.
 type seat struct {
 	g *group
 	*waiter
-	over error // why Next answers no more
+	over error  // why Next answers no more
+	left func() // called once, when the client has gone; nil: nobody wants to know
 }
 
-// join adds a client. It answers nil when the group has ended meanwhile, and errs.Conflict when it is in another mode.
-func (g *group) join(a *Ask) (*seat, error) {
+var _ Session = (*seat)(nil)
+
+// errClosed is what Next answers after Close.
+var errClosed = fmt.Errorf("session is closed: %w", errs.Unavailable)
+
+// join adds a client, with its filter compiled. It answers nil when the group has ended meanwhile, and errs.Conflict when it
+// has other settings.
+func (g *group) join(a *Ask, f *filter.Filter) (*seat, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.err != nil {
@@ -27,8 +33,8 @@ func (g *group) join(a *Ask) (*seat, error) {
 	if g.draining {
 		return nil, errs.Draining
 	}
-	if a.Mode != g.mode {
-		return nil, fmt.Errorf("the group is in mode %s, not %s: %w", g.mode, a.Mode, errs.Conflict)
+	if err := g.agree(&a.Settings, f, time.Now()); err != nil || g.err != nil {
+		return nil, err
 	}
 	s := &seat{g: g, waiter: g.ledger.enter(a)}
 	g.seats[s] = struct{}{}
@@ -54,8 +60,7 @@ func (s *seat) Next(ctx context.Context, most int) (Batch, error) {
 		now := time.Now()
 		if s.over == nil && g.ledger.take(s.waiter, now) {
 			g.look(now.Add(s.c.lease))
-			g.dirtied(now)
-			g.unpause()
+			g.touched(now)
 		}
 		switch {
 		case len(s.got.Deliveries) > 0: // also what it was given just before it ended
@@ -98,41 +103,38 @@ func (g *group) settle(verbs []Verb, out []error) []error {
 			g.look(now.Add(v.Delay))
 		case Extend:
 			g.look(now.Add(v.Lease))
-		case Ack:
+		case Ack, Bury, Return:
 		}
 	}
-	g.dirtied(now)
-	g.unpause()
+	g.touched(now)
 	return out
 }
 
 func (s *seat) Close() {
+	if s.stand() && s.left != nil {
+		s.left()
+	}
+}
+
+// stand ends the client's stay, and reports whether that was to be done.
+func (s *seat) stand() bool {
 	g := s.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if _, open := g.seats[s]; !open {
-		return
+		return false
 	}
 	s.finish(errClosed)
 	delete(g.seats, s)
 	if g.err != nil {
-		return // what it holds is in the last commit
+		return true // what it holds is in the last commit
 	}
 	now := time.Now()
 	g.ledger.leave(s.waiter, now)
-	g.dirtied(now)
+	g.touched(now)
 	if len(g.seats) == 0 {
 		g.idle = now
-		g.look(now.Add(g.limits.Linger))
+		g.look(now.Add(g.cfg.Limits.Linger))
 	}
-}
-
-// through marks what is below the positions as done, with an error each in out; the caller holds the lock.
-func (g *group) through(at []store.Position, out []error) {
-	now := time.Now()
-	for i, p := range at {
-		out[i] = g.ledger.through(p, now)
-	}
-	g.dirtied(now)
-	g.unpause()
+	return true
 }

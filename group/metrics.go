@@ -1,6 +1,23 @@
 package group
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"cmp"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// totals are what is counted over the lives of groups.
+type totals struct {
+	counters
+	retried, dead, unmoved uint64
+}
+
+func (t *totals) add(o totals) {
+	t.counters.add(o.counters)
+	t.retried += o.retried
+	t.dead += o.dead
+	t.unmoved += o.unmoved
+}
 
 func (c *counters) add(o counters) {
 	c.delivered += o.delivered
@@ -10,10 +27,15 @@ func (c *counters) add(o counters) {
 	c.nacked += o.nacked
 }
 
-func (g *group) counts() counters {
+func (g *group) totals() totals {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.ledger.count
+	return g.totalsLocked()
+}
+
+func (g *group) totalsLocked() totals {
+	m := &g.mover.count
+	return totals{g.ledger.count, m.retry.Load(), m.dead.Load(), m.failed.Load()}
 }
 
 var (
@@ -26,6 +48,10 @@ var (
 	descExpired     = desc("group_expired_total", "Messages whose lease ended before they were settled.")
 	descAcked       = desc("group_acked_total", "Acks taken, repeated ones among them.")
 	descNacked      = desc("group_nacked_total", "Messages nacked.")
+	descRetried     = desc("group_moved_to_retry_total", "Messages moved to retry queues.")
+	descDead        = desc("group_dead_total", "Messages moved to dead queues.")
+	descUnmoved     = desc("group_move_failures_total", "Messages that could not be moved to a retry or dead queue at a try; they are tried again.")
+	descModes       = prometheus.NewDesc("kateway_group_modes", "Groups on topics that this gateway is a member of, by mode; none: nobody subscribes now.", []string{"mode"}, nil)
 )
 
 func desc(name, help string) *prometheus.Desc {
@@ -41,9 +67,11 @@ func (h *Hub) Collect(ch chan<- prometheus.Metric) {
 	total, slots := h.past, h.joined()
 	h.mu.Unlock()
 	inFlight, bytes := 0, 0
+	modes := map[Mode]int{Fifo: 0, Queue: 0, ByKey: 0}
 	for _, s := range slots {
 		s.g.mu.Lock()
-		total.add(s.g.ledger.count)
+		total.add(s.g.totalsLocked())
+		modes[s.g.ledger.settings.Mode]++
 		for _, w := range s.g.ledger.windows {
 			inFlight += w.leased
 			bytes += w.bytes
@@ -65,4 +93,10 @@ func (h *Hub) Collect(ch chan<- prometheus.Metric) {
 	counter(descExpired, total.expired)
 	counter(descAcked, total.acked)
 	counter(descNacked, total.nacked)
+	counter(descRetried, total.retried)
+	counter(descDead, total.dead)
+	counter(descUnmoved, total.unmoved)
+	for mode, n := range modes {
+		ch <- prometheus.MustNewConstMetric(descModes, prometheus.GaugeValue, float64(n), cmp.Or(string(mode), "none"))
+	}
 }

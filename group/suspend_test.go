@@ -443,12 +443,12 @@ func TestLengthenedAtTheLastMoment(t *testing.T) {
 func TestNothingIsGivenAfterTheEnd(t *testing.T) {
 	inWorld(t, 1, func(t *testing.T, w world) {
 		h := w.hub(Limits{})
-		g := newGroup(key, Fifo, nil, h.cfg.Limits, h.cfg.Log)
+		g := newGroup(key, &h.cfg, nil)
 		g.ledger.gain(false, store.Position{}, 1, time.Now())
 		g.ledger.add(false, messages(0, 0, 4), time.Now())
 		var seats []*seat
 		for range 2 {
-			s, err := g.join(explicit(2))
+			s, err := g.join(explicit(2), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
