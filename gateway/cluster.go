@@ -40,6 +40,7 @@ type cluster struct {
 	registry registry.Registry
 	pool     *peer.Pool
 	live     atomic.Pointer[[]registry.Instance]
+	anew     atomic.Pointer[time.Time] // when ZooKeeper was last reached again
 }
 
 // openCluster opens what needs no waiting; run does the rest.
@@ -106,8 +107,36 @@ func (c *cluster) loaded(ctx context.Context) {
 	}
 }
 
-// join lists this gateway among the others and follows them, until ctx ends; then it is off the list.
-func (c *cluster) join(ctx context.Context, wg *sync.WaitGroup, self func() registry.Instance) {
+// reconnected is when the registry was last reached again, or for the first time; zero where there is none.
+func (c *cluster) reconnected() time.Time {
+	if t := c.anew.Load(); t != nil {
+		return *t
+	}
+	return time.Time{}
+}
+
+// watchSession notes when ZooKeeper is reached again, until ctx ends.
+func (c *cluster) watchSession(ctx context.Context) {
+	for connected := false; ; {
+		s, changed := c.session.State()
+		if s.Connected && !connected {
+			now := time.Now()
+			c.anew.Store(&now)
+		}
+		connected = s.Connected
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// join lists this gateway among the others and tells follow of them, until ctx ends; then it is off the list.
+func (c *cluster) join(ctx context.Context, wg *sync.WaitGroup, self func() registry.Instance, follow func([]registry.Instance)) {
+	if c.session != nil {
+		wg.Go(func() { c.watchSession(ctx) })
+	}
 	wg.Go(func() {
 		for ctx.Err() == nil {
 			err := c.registry.Announce(ctx, self)
@@ -120,11 +149,12 @@ func (c *cluster) join(ctx context.Context, wg *sync.WaitGroup, self func() regi
 	wg.Go(func() {
 		for list := range c.registry.Watch(ctx) {
 			c.live.Store(&list)
+			if c.pool != nil {
+				c.pool.Update(list)
+			}
+			follow(list)
 		}
 	})
-	if c.pool != nil {
-		wg.Go(func() { c.pool.Follow(ctx, c.registry.Watch(ctx)) })
-	}
 }
 
 // gateways are those that live.

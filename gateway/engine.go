@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/kateway/kateway/group"
+	"github.com/kateway/kateway/home"
 	"github.com/kateway/kateway/meta"
 	"github.com/kateway/kateway/plugins"
 	"github.com/kateway/kateway/plugins/auth"
@@ -19,7 +20,8 @@ type engine struct {
 	topics *meta.Topics
 	pub    *pub.Handler
 	sub    *sub.Handler
-	hub    *group.Hub
+	hub    *group.Hub   // the groups that are here
+	router *home.Router // brings clients to where their group is
 }
 
 func newEngine(g *Gateway, secret func() []byte) *engine {
@@ -29,13 +31,30 @@ func newEngine(g *Gateway, secret func() []byte) *engine {
 	}
 	topics := meta.NewTopics(g.cluster.meta, open)
 	chain := g.plugins()
-	hub := group.NewHub(group.Config{Store: g.store, Secret: secret, Log: g.log, Metrics: g.metrics})
+	var router *home.Router
+	hub := group.NewHub(group.Config{
+		Store: g.store, Publisher: g.store, Admin: g.store, Policy: g.policy,
+		Instance: g.cfg.ID, Gone: func(instance string) bool { return router.Gone(instance) },
+		Secret: secret, Log: g.log, Metrics: g.metrics,
+	})
+	router = home.New(home.Config{
+		Self: g.cfg.ID, Hub: hub, Peers: g.peersOf(), Spread: g.spread, Reconnected: g.cluster.reconnected, Log: g.log, Metrics: g.metrics,
+	})
 	return &engine{
 		topics: topics,
 		hub:    hub,
+		router: router,
 		pub:    pub.New(pub.Config{Store: g.store, Topics: topics, Plugins: chain, Limits: publishLimits(&g.cfg), Log: g.log, Metrics: g.metrics}),
-		sub:    sub.New(sub.Config{Groups: hub, Topics: topics, Queue: queueMaker(g.store), Plugins: chain, Log: g.log, Metrics: g.metrics}),
+		sub:    sub.New(sub.Config{Groups: router, Topics: topics, Queue: queueMaker(g.store), Plugins: chain, Log: g.log, Metrics: g.metrics}),
 	}
+}
+
+// peersOf is how other gateways are reached; nil where there can be none.
+func (g *Gateway) peersOf() home.Peers {
+	if g.cluster.pool == nil {
+		return nil
+	}
+	return g.cluster.pool
 }
 
 // plugins are those of the configuration, in its order.
@@ -67,7 +86,7 @@ func publishLimits(c *Config) pub.Limits {
 // queueMaker makes queues of groups, like those that the groups make when they need one.
 func queueMaker(s store.Admin) func(ctx context.Context, topic string) error {
 	return func(ctx context.Context, topic string) error {
-		err := s.CreateTopic(ctx, store.Topic{Name: topic, Partitions: 1})
+		err := s.CreateTopic(ctx, group.QueueTopic(topic))
 		if errors.Is(err, store.ErrExists) {
 			return nil
 		}
@@ -76,9 +95,13 @@ func queueMaker(s store.Admin) func(ctx context.Context, topic string) error {
 }
 
 // drain ends streams, one after the other over the time given, and waiting polls. What clients hold they may still settle.
-func (e *engine) drain(over time.Duration) { e.hub.Drain(over) }
+func (e *engine) drain(over time.Duration) {
+	e.router.Drain(over)
+	e.hub.Drain(over)
+}
 
 // close waits for publishes, then for the groups, which commit and leave.
 func (e *engine) close(limit context.Context) error {
-	return errors.Join(bounded(limit, "publishes", e.pub.Close), bounded(limit, "groups", e.hub.Close))
+	return errors.Join(bounded(limit, "publishes", e.pub.Close), bounded(limit, "sessions of other gateways", e.router.Close),
+		bounded(limit, "groups", e.hub.Close))
 }

@@ -200,7 +200,7 @@ func (g *Gateway) defaultID(listeners []net.Listener) string {
 func (g *Gateway) serveOn(listeners []net.Listener) {
 	m := newMetrics(g.metrics, g.deps.Version)
 	g.tables = map[Role][]httpx.Route{
-		Pub: g.engine.pub.Routes(), Sub: g.engine.sub.Routes(), Peer: peer.Routes(node{g}),
+		Pub: g.engine.pub.Routes(), Sub: g.engine.sub.Routes(), Peer: append(peer.Routes(node{g}), g.engine.router.Routes()...),
 		Man: append(manRoutes(g.metrics, g.guardMetrics()), g.manager.Routes()...),
 	}
 	g.health = &health{parts: g.parts(), log: g.log, drain: g.draining.Load}
@@ -302,7 +302,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	listed, unlist := context.WithCancel(background)
 	defer unlist()
 	var listing sync.WaitGroup
-	g.cluster.join(listed, &listing, g.self)
+	g.cluster.join(listed, &listing, g.self, g.engine.router.Update)
 	g.duties(background, &wg)
 	wg.Go(func() { g.health.run(background) })
 	for _, s := range g.servers {

@@ -63,6 +63,7 @@ var (
 		"POST /v1/topics", "PATCH /v1/topics/:app/:topic/:ver", "DELETE /v1/topics/:app/:topic/:ver",
 		"PUT /v1/subscriptions/:app/:topic/:ver/:subscriber", "DELETE /v1/subscriptions/:app/:topic/:ver/:subscriber",
 		"DELETE /v1/groups/:app/:topic/:ver/:group", "PUT /v1/groups/:app/:topic/:ver/:group/offsets",
+		"POST /v1/dead/:app/:topic/:ver/:group/requeue", "DELETE /v1/dead/:app/:topic/:ver/:group",
 		"POST /v1/clusters", "PATCH /v1/clusters/:cluster", "DELETE /v1/clusters/:cluster",
 		"PUT /v1/options/:name", "POST /v1/refresh",
 	}

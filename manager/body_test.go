@@ -63,6 +63,8 @@ func TestNobodySetsWhatIsNotHisToSet(t *testing.T) {
 		{"PUT", "/v1/options/log_level", `{"value":"debug"`, "name default set persists description"},
 		{"POST", "/v1/adminkeys", `{"role":"viewer"`, "key"},
 		{"PUT", "/v1/groups/shop/orders/v1/g/offsets", `{"to":"oldest"`, "group app topic beyond"},
+		{"POST", "/v1/dead/shop/orders/v1/g/requeue", `{"messages":[]`, "group app topic all"},
+		{"DELETE", "/v1/dead/shop/orders/v1/g", `{"messages":[]`, "group app topic all"},
 	}
 	for _, r := range routes {
 		for _, field := range append(strings.Fields(r.fixed), everywhere...) {

@@ -223,7 +223,7 @@ func (s *source) Apply(ctx context.Context, c meta.Change) (uint64, error) {
 
 // errStore stands for a store that fails.
 type errStore struct {
-	store.Admin
+	manager.Store
 	alter error
 }
 
@@ -231,7 +231,7 @@ func (s *errStore) AlterTopic(ctx context.Context, t store.Topic) error {
 	if s.alter != nil {
 		return s.alter
 	}
-	return s.Admin.AlterTopic(ctx, t)
+	return s.Store.AlterTopic(ctx, t)
 }
 
 // node is a gateway, this one or another.
@@ -244,6 +244,7 @@ type node struct {
 	suspended map[group.Key]int
 	suspends  int
 	refreshed int
+	requeued  []group.Key
 }
 
 var _ peer.Node = (*node)(nil)
@@ -306,9 +307,13 @@ func (n *node) Refresh(ctx context.Context) error {
 	return nil
 }
 
-func (n *node) Requeued(ctx context.Context, _ group.Key) error {
+func (n *node) Requeued(ctx context.Context, key group.Key) error {
 	defer n.mu.Unlock()
-	return n.begin(ctx)
+	if err := n.begin(ctx); err != nil {
+		return err
+	}
+	n.requeued = append(n.requeued, key)
+	return nil
 }
 
 func (n hubNode) Requeued(_ context.Context, key group.Key) error {

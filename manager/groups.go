@@ -166,7 +166,7 @@ func (v *groupView) add(gateway string, info group.Info) {
 	v.Mode = cmp.Or(v.Mode, info.Mode)
 }
 
-// deleteGroup makes the store forget the group's positions.
+// deleteGroup makes the store forget the group's positions, and removes its retry and dead queues.
 func (h *Handler) deleteGroup(c *call) error {
 	g, err := h.target(c)
 	if err != nil {
@@ -184,7 +184,16 @@ func (h *Handler) deleteGroup(c *call) error {
 			return fmt.Errorf("group %s has %d clients at gateway %s: %w", g.Group, a.value.Clients, a.gateway, errs.Conflict)
 		}
 	}
-	err = h.alone(c, g, func(ctx context.Context) error { return h.cfg.Store.ForgetGroup(ctx, g.key.Topic, g.key.Group) })
+	err = h.alone(c, g, func(ctx context.Context) error {
+		if err := h.cfg.Store.ForgetGroup(ctx, g.key.Topic, g.key.Group); err != nil {
+			return err
+		}
+		name, ours := meta.ParseGroup(g.key.Group)
+		if !ours {
+			return nil
+		}
+		return h.dropQueues(ctx, g.key.Topic, name.Topic.Store()+"."+g.Group+".")
+	})
 	if err != nil || c.refused != nil {
 		return err
 	}

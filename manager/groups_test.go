@@ -268,7 +268,7 @@ func (n hubNode) Resume(_ context.Context, key group.Key) error {
 	return nil
 }
 
-// A group is moved under its clients: they get what lies at the new position, without a word of the move.
+// A group is moved under its clients: their sessions end, and those they open then get what lies at the new position.
 func TestSeekUnderAClient(t *testing.T) {
 	var hub *group.Hub
 	f := withOrders(t, func(c *manager.Config) {
@@ -279,11 +279,14 @@ func TestSeekUnderAClient(t *testing.T) {
 		c.Self = hubNode{hub}
 	})
 	t.Cleanup(func() { _ = hub.Close(context.Background()) })
-	s, err := hub.Open(t.Context(), group.Ask{Key: billing, Settings: group.Settings{Mode: group.Fifo}, Lease: time.Minute, Prefetch: 100})
-	if err != nil {
-		t.Fatal(err)
+	open := func() group.Session {
+		s, err := hub.Open(t.Context(), group.Ask{Key: billing, Settings: group.Settings{Mode: group.Fifo}, Lease: time.Minute, Prefetch: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
 	}
-	defer s.Close()
+	s := open()
 	if got := take(t, s, 20); len(got) != 20 {
 		t.Fatalf("%d messages at first", len(got))
 	}
@@ -293,6 +296,12 @@ func TestSeekUnderAClient(t *testing.T) {
 	}
 	f.ask("DELETE", groupsPath+"/bill.billing", "").problem(t, errs.Conflict, "1 clients at gateway gw1")
 	f.must(200, "PUT", groupsPath+"/bill.billing/offsets", `{"offsets":[{"partition":0,"offset":8},{"partition":1,"offset":9}]}`)
+	if _, err := s.Next(t.Context(), 1); !errors.Is(err, group.ErrMoved) {
+		t.Errorf("Next when the group was moved: %v", err)
+	}
+	s.Close()
+	s = open()
+	defer s.Close()
 	if got := strings.Join(take(t, s, 3), ", "); got != "0/8, 0/9, 1/9" {
 		t.Errorf("after the move: %s", got)
 	}
@@ -337,7 +346,7 @@ func TestMovesTakeTurns(t *testing.T) {
 var errBroken = errors.New("disk on fire")
 
 // brokenStore fails to seek.
-type brokenStore struct{ store.Admin }
+type brokenStore struct{ manager.Store }
 
 func (brokenStore) Seek(context.Context, string, string, ...store.Position) error { return errBroken }
 

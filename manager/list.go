@@ -216,3 +216,49 @@ func (c *call) refuse(silent []string) error {
 	}{p, silent})
 	return nil
 }
+
+// listChunk is written at once.
+const listChunk = 64 << 10
+
+// listWriter writes a list whose elements are too large to have all of them in memory. What goes wrong after the first chunk
+// cuts the answer off.
+type listWriter struct {
+	c     *call
+	buf   []byte
+	count int
+}
+
+// add writes an element, which appends itself.
+func (w *listWriter) add(element func(dst []byte) []byte) error {
+	if w.count == 0 {
+		w.c.w.Header().Set("Content-Type", "application/json")
+		w.buf = append(w.buf, `{"items":[`...)
+	} else {
+		w.buf = append(w.buf, ',')
+	}
+	w.count++
+	w.buf = element(w.buf)
+	if len(w.buf) < listChunk {
+		return nil
+	}
+	return w.flush()
+}
+
+func (w *listWriter) flush() error {
+	_, err := w.c.w.Write(w.buf)
+	w.buf = w.buf[:0]
+	return err
+}
+
+// end ends the list. next is where the following page begins, "" where there is none; it is not escaped.
+func (w *listWriter) end(next string) error {
+	if w.count == 0 {
+		return w.c.answer(http.StatusOK, list[struct{}]{Items: []struct{}{}})
+	}
+	w.buf = append(w.buf, ']')
+	if next != "" {
+		w.buf = append(append(append(w.buf, `,"next":"`...), next...), '"')
+	}
+	w.buf = append(w.buf, "}\n"...)
+	return w.flush()
+}

@@ -38,7 +38,7 @@ type Config struct {
 	Open         bool
 	AdminKeyHash string // of the admin key that the configuration names, as meta keeps hashes; "" where it names none
 
-	Store    store.Admin // topics by their place, see meta.PlaceIn
+	Store    Store // topics by their place, see meta.PlaceIn
 	Topics   Forgetter
 	Self     peer.Node
 	Peers    func() []peer.Member         // the other gateways that can be asked
@@ -50,6 +50,12 @@ type Config struct {
 	Rotate   func(context.Context) error // replaces the secret by which gateways know each other; nil where there is none
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer
+}
+
+// Store is what the API needs of a store.
+type Store interface {
+	store.Admin
+	store.Publisher
 }
 
 // Handler serves the API.
@@ -91,6 +97,7 @@ func (h *Handler) table() []route {
 		sub    = "/v1/subscriptions/:app/:topic/:ver/:subscriber"
 		groups = "/v1/groups/:app/:topic/:ver"
 		group  = groups + "/:group"
+		dead   = "/v1/dead/:app/:topic/:ver/:group"
 	)
 	native := []string{"native"}
 	return []route{
@@ -116,6 +123,9 @@ func (h *Handler) table() []route {
 		{del, group, Operator, native, h.deleteGroup},
 		{put, group + "/offsets", Operator, native, h.seekGroup},
 		{get, "/v1/peek/:app/:topic/:ver", Viewer, []string{"partition", "offset", "n"}, h.peek},
+		{get, dead, Viewer, paged(), h.listDead},
+		{post, dead + "/requeue", Operator, nil, h.requeue},
+		{del, dead, Operator, nil, h.purge},
 		{get, "/v1/clusters", Viewer, paged(), h.listClusters},
 		{post, "/v1/clusters", Operator, nil, h.createCluster},
 		{get, "/v1/clusters/:cluster", Viewer, nil, h.getCluster},

@@ -84,7 +84,7 @@ func adopted(t meta.Topic, in store.Topic) *meta.TopicRecord {
 	rec := &meta.TopicRecord{
 		App: t.App, Name: t.Name, Ver: t.Ver, Cluster: meta.DefaultCluster, Partitions: in.Partitions, Replicas: in.Replicas,
 		Retention: meta.Duration(in.Retention), RetentionBytes: in.RetentionBytes, Cleanup: in.Cleanup,
-		MaxAttempts: defaultMaxAttempts, Spool: true,
+		MaxAttempts: meta.DefaultMaxAttempts, Spool: true,
 	}
 	if rec.Cleanup != meta.CleanupCompact { // Kafka has policies that are neither
 		rec.Cleanup = meta.CleanupDelete

@@ -3,7 +3,6 @@ package manager
 import (
 	"fmt"
 	"math"
-	"net/http"
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/wire"
@@ -13,7 +12,6 @@ import (
 const (
 	defaultPeek = 10
 	maxPeek     = 1000
-	peekChunk   = 64 << 10 // is written at once
 )
 
 // peek shows messages without touching any group: of one partition, or an even share of each. They are written as they
@@ -45,7 +43,7 @@ func (h *Handler) peek(c *call) error {
 		}
 		partitions = partitions[only : only+1]
 	}
-	out := peekWriter{c: c}
+	out := listWriter{c: c}
 	for i, p := range partitions {
 		left := int(n) - out.count
 		share := (left + len(partitions) - i - 1) / (len(partitions) - i) // what earlier partitions did not have is for the later ones
@@ -53,11 +51,11 @@ func (h *Handler) peek(c *call) error {
 			return err
 		}
 	}
-	return out.end()
+	return out.end("")
 }
 
 // peekAt writes up to n messages of a partition.
-func (h *Handler) peekAt(out *peekWriter, place string, partition int32, offset int64, n int) error {
+func (h *Handler) peekAt(out *listWriter, place string, partition int32, offset int64, n int) error {
 	if n == 0 {
 		return nil
 	}
@@ -65,7 +63,7 @@ func (h *Handler) peekAt(out *peekWriter, place string, partition int32, offset 
 		if err != nil {
 			return err
 		}
-		if err := out.message(m); err != nil {
+		if err := out.add(func(dst []byte) []byte { return wire.AppendObject(dst, m, wire.Extra{}) }); err != nil {
 			return err
 		}
 		if n--; n == 0 {
@@ -73,44 +71,4 @@ func (h *Handler) peekAt(out *peekWriter, place string, partition int32, offset 
 		}
 	}
 	return nil
-}
-
-// peekWriter writes a list of messages.
-type peekWriter struct {
-	c     *call
-	buf   []byte
-	count int
-}
-
-func (p *peekWriter) message(m *store.Message) error {
-	p.separate()
-	p.count++
-	p.buf = wire.AppendObject(p.buf, m, wire.Extra{})
-	if len(p.buf) < peekChunk {
-		return nil
-	}
-	return p.flush()
-}
-
-func (p *peekWriter) separate() {
-	if p.count == 0 {
-		p.c.w.Header().Set("Content-Type", "application/json")
-		p.buf = append(p.buf, `{"items":[`...)
-		return
-	}
-	p.buf = append(p.buf, ',')
-}
-
-func (p *peekWriter) flush() error {
-	_, err := p.c.w.Write(p.buf)
-	p.buf = p.buf[:0]
-	return err
-}
-
-func (p *peekWriter) end() error {
-	if p.count == 0 {
-		return p.c.answer(http.StatusOK, list[struct{}]{Items: []struct{}{}})
-	}
-	p.buf = append(p.buf, "]}\n"...)
-	return p.flush()
 }

@@ -80,7 +80,7 @@ func TestPeekFaults(t *testing.T) {
 
 // failingStore gives a few messages of 48 KiB as JSON and then an error.
 type failingStore struct {
-	store.Admin
+	manager.Store
 	good int
 }
 

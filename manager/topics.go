@@ -13,9 +13,6 @@ import (
 	"github.com/kateway/kateway/store"
 )
 
-// defaultMaxAttempts is how often a message is delivered where its topic says nothing else.
-const defaultMaxAttempts = 16
-
 // topicSettings are what a caller may set, and change, of a topic.
 type topicSettings struct {
 	Partitions     int32         `json:"partitions"`
@@ -68,7 +65,7 @@ type newTopic struct {
 }
 
 func (h *Handler) createTopic(c *call) error {
-	body := newTopic{topicSettings: topicSettings{MaxAttempts: defaultMaxAttempts, Spool: true}}
+	body := newTopic{topicSettings: topicSettings{MaxAttempts: meta.DefaultMaxAttempts, Spool: true}}
 	if err := c.body(&body, "cluster", "created", "registered"); err != nil {
 		return err
 	}
@@ -318,6 +315,9 @@ func (h *Handler) deleteTopic(c *call) error {
 		if err := h.cfg.Store.DeleteTopic(c.ctx, rec.Place()); err != nil && !isGone(err) {
 			return err
 		}
+	}
+	if err := h.dropQueues(c.ctx, rec.Place(), t.Store()+"."); err != nil {
+		return err
 	}
 	if registered {
 		if err := h.cfg.Meta.Delete(c.ctx, id, ""); err != nil && !isGone(err) {

@@ -215,7 +215,7 @@ func TestTopicThatCanNotBeRegistered(t *testing.T) {
 func TestStoreThatRefusesAChange(t *testing.T) {
 	bad := &errStore{}
 	f := withShop(t, func(c *manager.Config) {
-		bad.Admin = c.Store
+		bad.Store = c.Store
 		c.Store = bad
 	})
 	f.must(201, "POST", "/v1/topics", `{"app":"shop","topic":"orders","ver":"v1","partitions":4}`)

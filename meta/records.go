@@ -102,6 +102,9 @@ const (
 	CleanupCompact = "compact"
 )
 
+// DefaultMaxAttempts is how often a message is delivered where its topic says nothing else.
+const DefaultMaxAttempts = 16
+
 // TopicRecord is a topic as it is registered.
 type TopicRecord struct {
 	App            string    `json:"app"`
