@@ -8,9 +8,12 @@ import (
 
 // Info is this process's membership in a group. The zero value is none.
 type Info struct {
-	Mode       Mode            `json:"mode"`
+	Mode       Mode            `json:"mode"` // "" while nobody subscribes
+	Tags       []string        `json:"tags,omitempty"`
+	Filter     string          `json:"filter,omitempty"`
 	Clients    int             `json:"clients"`
-	Partitions []PartitionInfo `json:"partitions"` // held here, sorted
+	Partitions []PartitionInfo `json:"partitions"`      // held here, sorted
+	Retry      []PartitionInfo `json:"retry,omitempty"` // the same of the group's retry queue
 }
 
 // PartitionInfo is a partition that this process holds.
@@ -45,10 +48,15 @@ func (h *Hub) Sessions() int {
 func (g *group) describe(info *Info, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	info.Mode = g.ledger.settings.Mode
+	info.Mode, info.Tags, info.Filter = g.ledger.settings.Mode, g.ledger.settings.Tags, g.ledger.settings.Filter
 	info.Partitions = make([]PartitionInfo, 0, len(g.ledger.windows))
 	for _, w := range g.ledger.windows {
-		info.Partitions = append(info.Partitions, PartitionInfo{Partition: w.partition, InFlight: w.leased, OldestUnacked: w.oldestUnacked(now)})
+		p := PartitionInfo{Partition: w.partition, InFlight: w.leased, OldestUnacked: w.oldestUnacked(now)}
+		if w.retry {
+			info.Retry = append(info.Retry, p)
+			continue
+		}
+		info.Partitions = append(info.Partitions, p)
 	}
 	slices.SortFunc(info.Partitions, func(a, b PartitionInfo) int { return cmp.Compare(a.Partition, b.Partition) })
 }
