@@ -187,6 +187,9 @@ func (c *check) receipts(g *group) {
 			c.found("C10", []int{v.begun, v.ended}, "%s of receipt %.24q was accepted, which %s never gave out", v.op, v.m.Receipt, g.name)
 			continue
 		}
+		if v.op == Ack && g.moved(d.place()) {
+			continue // it is over with the message, whoever says what
+		}
 		if newer := c.newer(g, d, v, acks[d.place()]); newer != nil {
 			c.found("C11", []int{d.n, newer.n, v.ended}, "%s of %s by %s was accepted, though it had been delivered again to %s", v.op, d.ID, v.client, newer.client)
 		}
@@ -211,8 +214,8 @@ func (c *check) newer(g *group, d *delivery, v *verb, acks []*verb) *delivery {
 	if slices.ContainsFunc(acks, func(w *verb) bool { return w != v && w.begun < v.ended }) {
 		return nil
 	}
-	for _, e := range g.byID[d.ID] {
-		if e.n >= v.begun || e.Receipt == d.Receipt || e.place() != d.place() {
+	for _, e := range g.byPlace[d.place()] {
+		if e.n >= v.begun || e.Receipt == d.Receipt {
 			continue
 		}
 		if e.open > d.n || e.Attempt > d.Attempt && !between(c.unclean, min(d.open, e.open), v.ended) {
@@ -266,7 +269,7 @@ func (c *check) passed(g *group, before, d *delivery) {
 		if p == nil || !g.spec.wants(p.tag) || g.moved(at) {
 			continue
 		}
-		got := slices.ContainsFunc(g.byID[p.id], func(e *delivery) bool { return e.n < d.n && e.place() == at })
+		got := slices.ContainsFunc(g.byPlace[at], func(e *delivery) bool { return e.n < d.n })
 		if !got {
 			c.found("C15", []int{before.n, d.n}, "%s got offset %d of partition %d after %d, and nobody had got %d", d.client, d.Offset, d.Partition, before.Offset, log[i])
 			return
@@ -292,14 +295,18 @@ func (c *check) split(g *group) {
 	for _, list := range free {
 		slices.Sort(list)
 	}
-	for _, list := range g.byID {
+	for _, list := range g.byPlace {
 		for i := 1; i < len(list); i++ {
 			a, b := list[i-1], list[i]
 			closed, over := g.closed[a.open]
+			since := a.n
+			if g.spec.Mode == "fifo" {
+				since = a.open // a nack of another message, sent before this one was read
+			}
 			switch {
-			case a.place() != b.place(), a.open == b.open, b.at-a.at >= g.spec.Lease-c.limits.Slack:
+			case a.open == b.open, b.at-a.at >= g.spec.Lease-c.limits.Slack:
 			case over && closed < b.n, between(g.seeks, a.open, b.n), c.excuses(a, b):
-			case between(free[whose(a.place())], a.open, b.n):
+			case between(free[whose(a.place())], since, b.n):
 			default:
 				c.found("C16", []int{a.n, b.n}, "%s had %s for %v of %v when %s got it", a.client, a.ID, b.at-a.at, g.spec.Lease, b.client)
 			}
@@ -321,15 +328,19 @@ func (c *check) attempts(g *group) {
 	}
 	buried := map[place]bool{}
 	for i := range g.verbs {
-		if d := g.byReceipt[g.verbs[i].m.Receipt]; d != nil && g.verbs[i].op == Bury && g.verbs[i].phase != Fail {
-			buried[d.place()] = true
+		v := &g.verbs[i]
+		d := g.byReceipt[v.m.Receipt]
+		if d == nil || v.op != Bury || v.phase == Fail {
+			continue
+		}
+		buried[d.place()] = true
+		if v.phase == OK && len(g.dead[d.place()]) == 0 && len(c.drained) > 0 {
+			c.found("C20", []int{v.begun}, "%s was buried by %s and is not in its dead queue", d.ID, g.name)
 		}
 	}
 	done := c.acks(g)
-	for id, list := range g.byID {
-		most := g.spec.MaxAttempts + len(c.unclean)
-		at := list[0].place()
-		top := 0
+	for at, list := range g.byPlace {
+		id, most, top := list[0].ID, g.spec.MaxAttempts+len(c.unclean), 0
 		for _, d := range list {
 			top = max(top, d.Attempt)
 		}

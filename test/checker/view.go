@@ -103,6 +103,7 @@ type group struct {
 	spec        Spec
 	got         []*delivery
 	byID        map[ID][]*delivery
+	byPlace     map[place][]*delivery
 	byReceipt   map[string]*delivery
 	verbs       []verb
 	through     []verb
@@ -133,7 +134,7 @@ func newView(records []Record) *view {
 				readers[r.Client], v.readers = n, append(v.readers, n)
 			} else {
 				g := &group{
-					topic: r.Topic, name: r.Group, spec: *r.Spec, byID: map[ID][]*delivery{}, byReceipt: map[string]*delivery{},
+					topic: r.Topic, name: r.Group, spec: *r.Spec, byID: map[ID][]*delivery{}, byPlace: map[place][]*delivery{}, byReceipt: map[string]*delivery{},
 					dead: map[place][]Message{}, retry: map[place][]Message{}, closed: map[int]int{}, first: map[int]int{},
 				}
 				groups[r.Topic+" "+r.Group], v.groups = g, append(v.groups, g)
@@ -235,6 +236,7 @@ func (g *group) read(r *Record) {
 	for _, d := range deliveries(r) {
 		g.got = append(g.got, d)
 		g.byID[d.ID] = append(g.byID[d.ID], d)
+		g.byPlace[d.place()] = append(g.byPlace[d.place()], d)
 		if d.Receipt != "" && d.whole {
 			if _, again := g.byReceipt[d.Receipt]; !again {
 				g.byReceipt[d.Receipt] = d
