@@ -21,8 +21,9 @@ import (
 type Option func(*options)
 
 type options struct {
-	brokers int
-	line    string
+	brokers    int
+	line       string
+	properties []string
 }
 
 // Brokers is the number of brokers, 1 or 3; each is a controller too. Without it there is one.
@@ -30,6 +31,12 @@ func Brokers(n int) Option { return func(o *options) { o.brokers = n } }
 
 // Line is the release line, "4.3" (without it) or "3.9", the oldest that is supported.
 func Line(line string) Option { return func(o *options) { o.line = line } }
+
+// Property is a line of the brokers' property files, such as "group.consumer.session.timeout.ms=45000"; it wins over what
+// else is there.
+func Property(line string) Option {
+	return func(o *options) { o.properties = append(o.properties, line) }
+}
 
 // Cluster is a running Kafka. With three brokers topics have three replicas, two of them in sync for a write; topics are
 // not made by themselves, and have three partitions where nothing is said. Its methods may be called concurrently, those
@@ -109,28 +116,29 @@ func StartKafka(opts ...Option) (*Cluster, error) {
 	}
 	var c *Cluster
 	for range 3 { // a port may be taken by another before the broker has it
-		if c, err = startKafka(lib, o.brokers); err == nil {
+		if c, err = startKafka(lib, o); err == nil {
 			return c, nil
 		}
 	}
 	return nil, err
 }
 
-func startKafka(lib string, n int) (*Cluster, error) {
+func startKafka(lib string, o options) (*Cluster, error) {
 	dir, err := os.MkdirTemp("", "kateway-kafka-")
 	if err != nil {
 		return nil, err
 	}
 	c := &Cluster{lib: lib, dir: dir}
-	if err := c.start(n); err != nil {
+	if err := c.start(o); err != nil {
 		c.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *Cluster) start(n int) error {
-	if err := c.configure(n); err != nil {
+func (c *Cluster) start(o options) error {
+	n := o.brokers
+	if err := c.configure(n, o.properties); err != nil {
 		return err
 	}
 	var wg sync.WaitGroup
@@ -157,7 +165,7 @@ func (c *Cluster) start(n int) error {
 
 // configure writes the brokers' property files. Small internal topics and no rebalance delay make tests quick; two
 // replicas in sync make losses show.
-func (c *Cluster) configure(n int) error {
+func (c *Cluster) configure(n int, more []string) error {
 	ports, err := freePorts(2 * n)
 	if err != nil {
 		return err
@@ -178,7 +186,7 @@ func (c *Cluster) configure(n int) error {
 		}
 		text := strings.NewReplacer("{id}", fmt.Sprint(i+1), "{voters}", strings.Join(voters, ","), "{addr}", b.addr,
 			"{controller}", fmt.Sprintf("127.0.0.1:%d", ports[n+i]), "{dir}", filepath.Join(b.dir, "log"),
-			"{replicas}", fmt.Sprint(replicas), "{insync}", fmt.Sprint(inSync)).Replace(properties)
+			"{replicas}", fmt.Sprint(replicas), "{insync}", fmt.Sprint(inSync)).Replace(properties) + strings.Join(more, "\n")
 		if err := os.WriteFile(b.properties(), []byte(text), 0o644); err != nil {
 			return err
 		}
