@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
 )
 
@@ -64,6 +65,26 @@ func (f *feed) write(ctx context.Context, partitions []int32) {
 		})
 }
 
+// writeLast writes the noted positions of partitions that go, again where the membership is changing under the write: a
+// member of the new protocol is told so when its epoch moves on between the two. Nobody else gains them meanwhile.
+func (f *feed) writeLast(ctx context.Context, partitions []int32) {
+	for {
+		f.write(ctx, partitions)
+		if !f.unwritten(partitions) || !pause(ctx, 20*time.Millisecond) {
+			return
+		}
+	}
+}
+
+func (f *feed) unwritten(partitions []int32) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.ContainsFunc(partitions, func(p int32) bool {
+		pt := f.parts[p]
+		return pt != nil && pt.position != nil && f.gone == nil
+	})
+}
+
 // collectPositions takes the noted positions; from then on they are the writer's. Those on a topic that is gone are
 // nobody's: written by its name they could be taken for positions on the next one of that name.
 func (f *feed) collectPositions(partitions []int32) map[int32]store.Position {
@@ -104,6 +125,11 @@ func (f *feed) written(positions map[int32]store.Position, resp *kmsg.OffsetComm
 	signal(f.wake)
 }
 
+// changing tells of a membership that is not what the member thought.
+func changing(err error) bool {
+	return errors.Is(err, kerr.RebalanceInProgress) || errors.Is(kindOf(err), errs.Fenced)
+}
+
 func (f *feed) notWritten(pos store.Position, err error) {
 	err = f.s.failed(fmt.Sprintf("position of group %q on partition %d", f.spec.Group, pos.Partition), err)
 	f.lastErr = err
@@ -111,7 +137,7 @@ func (f *feed) notWritten(pos store.Position, err error) {
 	switch {
 	case pt == nil:
 		return
-	case errors.Is(err, kerr.RebalanceInProgress), errors.Is(err, kerr.UnknownMemberID), errors.Is(err, kerr.IllegalGeneration):
+	case changing(err):
 		// Either the membership goes on, and this is tried again, or the partition is about to be lost.
 		if pt.position == nil {
 			pt.position = &pos

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -32,22 +33,24 @@ const maxUnpacked = 128 << 20
 // the client when Poll finds nothing; and the client's own, which tells of partitions gained and lost (see rebalance.go).
 // A fourth writes commits (commit.go). mu is never held while one of them waits for another or for the cluster.
 type feed struct {
-	s      *Store
-	spec   store.Spec
-	id     kadm.TopicID
-	cl     *kgo.Client
-	ctx    context.Context // of the client: when it ends, nothing is written any more
-	cancel context.CancelFunc
+	s        *Store
+	spec     store.Spec
+	instance string // our name in the group; "" = none
+	id       kadm.TopicID
+	cl       *kgo.Client
+	ctx      context.Context // of the client: when it ends, nothing is written any more
+	cancel   context.CancelFunc
 
 	ready  chan struct{} // closed when cl is set
+	joined chan struct{} // closed when the group has counted us in for the first time
 	wake   chan struct{} // there is something for Poll
 	hungry chan struct{} // Poll has nothing to take
 	noted  chan struct{} // there is something to commit
 	closed chan struct{} // Close was called
 
-	goroutines sync.WaitGroup
-	closing    sync.Once
-	writing    sync.Mutex // one commit at a time
+	goroutines       sync.WaitGroup
+	joining, closing sync.Once
+	writing          sync.Mutex // one commit at a time
 
 	mu       sync.Mutex
 	parts    map[int32]*part // partitions that are ours, known to the caller or not
@@ -60,6 +63,9 @@ type feed struct {
 	adjusted map[int32]int64 // offsets to go on from that are not those committed; see gain
 	turn     int             // the partition to begin with
 	lastErr  error           // of the last write of positions
+
+	fenced     atomic.Bool   // another process has our name
+	fencedTold time.Duration // when that was logged; the client's own
 }
 
 // part is a partition that is ours.
@@ -81,10 +87,10 @@ type chunk struct {
 	records []*kgo.Record
 }
 
-func newFeed(s *Store, spec store.Spec, id kadm.TopicID) *feed {
+func newFeed(s *Store, spec store.Spec, name string, id kadm.TopicID) *feed {
 	f := &feed{
-		s: s, spec: spec, id: id, parts: map[int32]*part{}, adjusted: map[int32]int64{},
-		ready: make(chan struct{}), wake: make(chan struct{}, 1), hungry: make(chan struct{}, 1), noted: make(chan struct{}, 1), closed: make(chan struct{}),
+		s: s, spec: spec, instance: name, id: id, parts: map[int32]*part{}, adjusted: map[int32]int64{},
+		ready: make(chan struct{}), joined: make(chan struct{}), wake: make(chan struct{}, 1), hungry: make(chan struct{}, 1), noted: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	return f
@@ -92,7 +98,7 @@ func newFeed(s *Store, spec store.Spec, id kadm.TopicID) *feed {
 
 func (f *feed) opts() []kgo.Opt {
 	oldest := kgo.NewOffset().AtStart()
-	return []kgo.Opt{
+	opts := []kgo.Opt{
 		kgo.WithContext(f.ctx),
 		kgo.ConsumerGroup(f.spec.Group),
 		kgo.ConsumeTopics(f.spec.Topic),
@@ -114,7 +120,20 @@ func (f *feed) opts() []kgo.Opt {
 		kgo.AdjustFetchOffsetsFn(f.adjust),
 		kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) { f.lose(lost[f.spec.Topic], true) }),
 		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) { f.lose(lost[f.spec.Topic], false) }),
+		kgo.OnPartitionsAssigned(func(context.Context, *kgo.Client, map[string][]int32) {
+			f.fenced.Store(false)
+			f.joining.Do(func() { close(f.joined) })
+		}),
+		kgo.WithHooks(f),
+		kgo.RetryBackoffFn(f.retryIn),
 	}
+	if f.instance != "" {
+		opts = append(opts, kgo.InstanceID(f.instance))
+	}
+	if f.s.cfg.Protocol == ProtocolConsumer {
+		opts = append(opts, kgo.ServerSideBalancer())
+	}
+	return opts
 }
 
 // signal wakes the one that waits for c, or lets its next wait end at once.
@@ -245,8 +264,12 @@ func (f *feed) close(ctx context.Context) error {
 	f.mu.Unlock()
 
 	f.write(ctx, nil)
+	id, _ := f.cl.GroupMetadata()
 	if err := f.cl.LeaveGroupContext(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		f.s.log.Warn("leaving the group failed; it waits for our session to end", "group", f.spec.Group, "error", err)
+	}
+	if f.instance != "" {
+		f.giveUp(ctx, id)
 	}
 	f.cancel()
 	f.cl.Close()
@@ -254,6 +277,7 @@ func (f *feed) close(ctx context.Context) error {
 	f.s.mu.Lock()
 	delete(f.s.feeds, f)
 	f.s.mu.Unlock()
+	f.s.release(f.spec.Group, f.instance)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.lastErr

@@ -59,6 +59,7 @@ func (f *feed) fill(fetches kgo.Fetches) (found, suspect bool) {
 // note takes an error of a partition, or of the whole member. It answers whether the topic may be gone.
 func (f *feed) note(p int32, err error) (suspect bool) {
 	var loss *kgo.ErrDataLoss
+	var session *kgo.ErrGroupSession
 	switch {
 	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
 		return true
@@ -70,6 +71,8 @@ func (f *feed) note(p int32, err error) (suspect bool) {
 		}
 	case kerr.IsRetriable(err), kgo.IsRetryableBrokerErr(err), isDial(err):
 		// A leader moves, a broker starts again: the client goes on by itself.
+	case errors.As(err, &session):
+		f.trouble = f.troubled(session.Err)
 	default:
 		f.trouble = fmt.Errorf("topic %q, group %q, partition %d: %w: %w", f.spec.Topic, f.spec.Group, p, err, errs.Unavailable)
 	}

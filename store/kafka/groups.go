@@ -30,16 +30,16 @@ func (s *Store) Groups(ctx context.Context, topic string) ([]string, error) {
 	var found []string
 	for names := range slices.Chunk(listed.Groups(), groupsAtOnce) {
 		positions := s.adm.FetchManyOffsets(ctx, names...)
-		described, err := s.adm.DescribeGroups(ctx, names...)
+		members, err := s.membersOf(ctx, names...)
 		if err != nil {
-			return nil, s.failed("describing groups", err)
+			return nil, err
 		}
 		for _, name := range names {
 			fetched := positions[name]
 			if fetched.Err != nil && !gone(fetched.Err) {
 				return nil, s.failed(fmt.Sprintf("positions of group %q", name), fetched.Err)
 			}
-			if hasPosition(fetched.Fetched[topic]) || wants(described[name], topic) {
+			if hasPosition(fetched.Fetched[topic]) || wants(members[name], topic) {
 				found = append(found, name)
 			}
 		}
@@ -56,15 +56,6 @@ func gone(err error) bool {
 func hasPosition(partitions map[int32]kadm.OffsetResponse) bool {
 	for _, o := range partitions {
 		if o.At >= 0 {
-			return true
-		}
-	}
-	return false
-}
-
-func wants(g kadm.DescribedGroup, topic string) bool {
-	for i := range g.Members {
-		if c, ok := g.Members[i].Join.AsConsumer(); ok && slices.Contains(c.Topics, topic) {
 			return true
 		}
 	}
@@ -182,12 +173,12 @@ func (s *Store) ForgetGroup(ctx context.Context, topic, group string) error {
 	if err != nil {
 		return err
 	}
-	described, err := s.adm.DescribeGroups(ctx, group)
+	members, err := s.membersOf(ctx, group)
 	switch {
 	case err != nil:
-		return s.failed(fmt.Sprintf("state of group %q", group), err)
-	case wants(described[group], topic):
-		return fmt.Errorf("group %q has %d members: %w", group, len(described[group].Members), errs.Conflict)
+		return err
+	case wants(members[group], topic):
+		return fmt.Errorf("group %q has %d members: %w", group, len(members[group]), errs.Conflict)
 	case len(here) == 0:
 		return fmt.Errorf("group %q has no position on topic %q: %w", group, topic, errs.NotFound)
 	}

@@ -145,10 +145,13 @@ type Store struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // goroutines of the store itself
 
-	mu     sync.Mutex
-	closed bool
-	local  *producer
-	feeds  map[*feed]struct{}
+	mu        sync.Mutex
+	closed    bool
+	local     *producer
+	feeds     map[*feed]struct{}
+	instances map[instance]struct{} // names of members, held or about to be
+
+	toldEviction atomic.Bool // that the cluster removes no members for us
 }
 
 var (
@@ -162,7 +165,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg.withDefaults(), began: time.Now(), feeds: map[*feed]struct{}{}}
+	s := &Store{cfg: cfg.withDefaults(), began: time.Now(), feeds: map[*feed]struct{}{}, instances: map[instance]struct{}{}}
 	s.log = s.cfg.Log
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	cl, err := kgo.NewClient(s.clientOpts()...)

@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -15,8 +16,11 @@ import (
 // gain is called by the client with the positions of partitions that have become ours, before it fetches any of them.
 func (f *feed) gain(ctx context.Context, _ *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
 	<-f.ready
-	starts, _ := f.s.adm.ListStartOffsets(ctx, f.spec.Topic) // what can't be asked now is found out when messages come
-	ends, _ := f.s.adm.ListEndOffsets(ctx, f.spec.Topic)
+	var starts, ends kadm.ListedOffsets // what can't be asked now is found out when messages come
+	var wg sync.WaitGroup
+	wg.Go(func() { starts, _ = f.s.adm.ListStartOffsets(ctx, f.spec.Topic) })
+	wg.Go(func() { ends, _ = f.s.adm.ListEndOffsets(ctx, f.spec.Topic) })
+	wg.Wait()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	clear(f.adjusted)
@@ -105,7 +109,7 @@ func (f *feed) lose(partitions []int32, clean bool) {
 	if clean {
 		ctx, cancel := context.WithTimeout(f.ctx, handOver)
 		defer cancel()
-		f.write(ctx, partitions)
+		f.writeLast(ctx, partitions)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

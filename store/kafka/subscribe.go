@@ -1,9 +1,11 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -17,43 +19,77 @@ import (
 // Subscribe is store.Subscriber's.
 //
 // The positions are written before this process joins, when the group has no member: a cluster takes them from outside
-// only then. It returns when the cluster counts the group as having members, so that nobody else who starts the group at
-// the same moment can overwrite them afterwards.
+// only then. Where the group has none, it returns when the cluster has counted us in, so that nobody else who starts the
+// group at the same moment can overwrite them afterwards.
 func (s *Store) Subscribe(ctx context.Context, spec store.Spec) (store.Feed, error) {
-	d, err := s.patientDetail(ctx, spec.Topic)
+	topic, have, members, err := s.look(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.position(ctx, spec, len(d.Partitions)); err != nil {
-		return nil, err
-	}
-	f, err := s.join(spec, d.ID)
+	name := s.reserve(spec)
+	members = s.evict(ctx, spec, name, members)
+	complete, err := s.position(ctx, spec, len(topic.Partitions), have)
 	if err != nil {
+		s.release(spec.Group, name)
 		return nil, err
 	}
-	if err := s.settled(ctx, f, len(d.Partitions)); err != nil {
-		f.cancel() // no use in leaving cleanly what can't be reached
-		_ = f.Close(ctx)
+	f, err := s.join(spec, name, topic.ID)
+	if err != nil {
+		s.release(spec.Group, name)
+		return nil, err
+	}
+	if complete && len(members) > 0 {
+		return f, nil
+	}
+	if err := s.settled(ctx, f, len(topic.Partitions)); err != nil {
+		s.abandon(ctx, f)
 		return nil, err
 	}
 	return f, nil
 }
 
-// position gives the group the positions that it lacks: those of spec.Start if it has none, else the oldest. Where the
-// group has members they do that.
-func (s *Store) position(ctx context.Context, spec store.Spec, partitions int) error {
-	for {
-		have, err := s.positions(ctx, spec.Topic, spec.Group)
-		if err != nil || len(have) >= partitions {
+// look asks for all at once that joining depends on.
+func (s *Store) look(ctx context.Context, spec store.Spec) (topic kadm.TopicDetail, have map[int32]store.Position, members []member, err error) {
+	var wg sync.WaitGroup
+	var faults [3]error
+	wg.Go(func() { topic, faults[0] = s.patientDetail(ctx, spec.Topic) })
+	wg.Go(func() { have, faults[1] = s.positions(ctx, spec.Topic, spec.Group) })
+	wg.Go(func() {
+		faults[2] = s.retry(ctx, "joining", func() error {
+			all, err := s.membersOf(ctx, spec.Group)
+			members = all[spec.Group]
 			return err
-		}
+		})
+	})
+	wg.Wait()
+	return topic, have, members, cmp.Or(faults[0], faults[1], faults[2])
+}
+
+// abandon ends a member that could not join. It does not wait: what could not be reached can't be left cleanly, but a place
+// that we may have by now is given up.
+func (s *Store) abandon(ctx context.Context, f *feed) {
+	f.cancel()
+	leave := func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookupTimeout)
+		defer cancel()
+		_ = f.Close(ctx)
+	}
+	if !s.background(leave) {
+		_ = f.Close(ctx) // by Store.Close too
+	}
+}
+
+// position gives the group the positions that it lacks: those of spec.Start if it has none, else the oldest. Where the
+// group has members they do that, and the group is not complete yet when it returns.
+func (s *Store) position(ctx context.Context, spec store.Spec, partitions int, have map[int32]store.Position) (complete bool, err error) {
+	for len(have) < partitions {
 		start := spec.Start
 		if len(have) > 0 {
 			start = store.Start{}
 		}
 		at, err := s.Resolve(ctx, spec.Topic, start)
 		if err != nil {
-			return err
+			return false, err
 		}
 		var missing []store.Position
 		for _, p := range at {
@@ -63,14 +99,18 @@ func (s *Store) position(ctx context.Context, spec store.Spec, partitions int) e
 		}
 		switch err := s.commitFromOutside(ctx, spec.Topic, spec.Group, missing); {
 		case !errors.Is(err, errs.Conflict):
-			return err
+			return err == nil, err
 		case len(have) > 0:
-			return nil // its members see to the new partitions
+			return false, nil // its members see to the new partitions
 		}
 		if !pause(ctx, 20*time.Millisecond) { // another is at it
-			return fmt.Errorf("group %q is being started by another: %w", spec.Group, errs.Unavailable)
+			return false, fmt.Errorf("group %q is being started by another: %w", spec.Group, errs.Unavailable)
+		}
+		if have, err = s.positions(ctx, spec.Topic, spec.Group); err != nil {
+			return false, err
 		}
 	}
+	return true, nil
 }
 
 // positions are those that the group has on the topic.
@@ -78,7 +118,7 @@ func (s *Store) positions(ctx context.Context, topic, group string) (map[int32]s
 	have := map[int32]store.Position{}
 	err := s.retry(ctx, fmt.Sprintf("positions of group %q", group), func() error {
 		clear(have)
-		list, err := s.adm.FetchOffsetsForTopics(ctx, group, topic)
+		list, err := s.adm.FetchOffsets(ctx, group)
 		if gone(err) {
 			return nil
 		}
@@ -132,8 +172,8 @@ func (s *Store) commitFromOutside(ctx context.Context, topic, group string, to [
 }
 
 // join makes the feed and begins to join; it does not wait for the cluster.
-func (s *Store) join(spec store.Spec, id kadm.TopicID) (*feed, error) {
-	f := newFeed(s, spec, id)
+func (s *Store) join(spec store.Spec, name string, id kadm.TopicID) (*feed, error) {
+	f := newFeed(s, spec, name, id)
 	cl, err := kgo.NewClient(s.clientOpts(f.opts()...)...)
 	if err != nil {
 		f.cancel()
@@ -154,36 +194,34 @@ func (s *Store) join(spec store.Spec, id kadm.TopicID) (*feed, error) {
 	return f, nil
 }
 
-// settled waits until the group has members and all partitions a position.
+// settled waits until the group has counted us in, and all partitions have a position: those that were forgotten since we
+// looked the member writes when it gains them.
 func (s *Store) settled(ctx context.Context, f *feed, partitions int) error {
-	group := f.spec.Group
-	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
-		ok, err := s.hasMembers(ctx, group)
-		if err == nil && ok {
-			var have map[int32]store.Position
-			have, err = s.positions(ctx, f.spec.Topic, group)
-			ok = len(have) >= partitions
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for joined := false; !joined; {
+		select {
+		case <-f.joined:
+			joined = true
+		case <-tick.C:
+			if _, err := s.detail(ctx, f.spec.Topic); errors.Is(err, errs.UnknownTopic) {
+				return err
+			}
+		case <-f.closed:
+			return store.ErrClosed
+		case <-ctx.Done():
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return fmt.Errorf("joining group %q: %w: %w", f.spec.Group, errors.Join(ctx.Err(), f.trouble), errs.Unavailable)
 		}
-		switch {
-		case err == nil && ok:
-			return nil
-		case errors.Is(err, store.ErrClosed), errors.Is(err, errs.UnknownTopic):
+	}
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
+		have, err := s.positions(ctx, f.spec.Topic, f.spec.Group)
+		if err != nil || len(have) >= partitions {
 			return err
 		}
 		if !pause(ctx, wait) {
-			return fmt.Errorf("joining group %q: %w: %w", group, errors.Join(ctx.Err(), err), errs.Unavailable)
+			return fmt.Errorf("group %q has no position on some partitions yet: %w: %w", f.spec.Group, ctx.Err(), errs.Unavailable)
 		}
 	}
-}
-
-func (s *Store) hasMembers(ctx context.Context, group string) (bool, error) {
-	groups, err := s.adm.DescribeGroups(ctx, group)
-	if err != nil {
-		return false, s.failed(fmt.Sprintf("state of group %q", group), err)
-	}
-	switch groups[group].State {
-	case "", "Empty", "Dead":
-		return false, nil
-	}
-	return true, nil
 }
