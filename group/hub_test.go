@@ -41,9 +41,12 @@ func inWorld(t *testing.T, partitions int32, do func(t *testing.T, w world)) {
 	})
 }
 
-func (w world) hub(limits Limits) *Hub {
-	return NewHub(Config{Store: w.store, Secret: func() []byte { return []byte("0123456789abcdef") }, Limits: limits,
-		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+func (w world) hub(limits Limits) *Hub { return NewHub(w.config(limits, Policy{})) }
+
+// config is of a hub whose groups all have the policy.
+func (w world) config(limits Limits, p Policy) Config {
+	return Config{Store: w.store, Publisher: w.store, Admin: w.store, Policy: func(Key) Policy { return p },
+		Secret: func() []byte { return []byte("0123456789abcdef") }, Limits: limits, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()}
 }
 
 func (w world) close(h *Hub) {
