@@ -228,7 +228,8 @@ type Feed interface {
 // Follower reads a topic without a group.
 type Follower interface {
 	// Follow reads every partition of the topic from the position given for it; of one that is not given, or that comes later,
-	// from its oldest message. Beyond of the positions is not looked at. ctx bounds the call, not the tail.
+	// from its oldest message. A position beyond the end is one of another topic of the name: a gap, and on from the oldest.
+	// Beyond of the positions is not looked at. ctx bounds the call, not the tail.
 	// Kinds: UnknownTopic; InvalidParam for a partition that is not there; Unavailable.
 	Follow(ctx context.Context, topic string, from []Position) (Tail, error)
 }

@@ -55,7 +55,7 @@ func (s *Store) Refuse(f func(topic, group string, p store.Position) error) {
 	s.faults.commit = f
 }
 
-// FailPoll asks f before each look of a Poll, and ends the Poll with the error that it answers; nothing is lost.
+// FailPoll asks f before each look of a Poll, with no group for that of a store.Tail, and ends the Poll with the error that it answers; nothing is lost.
 // nil ends it. f is called under the store's lock and must not call the store.
 func (s *Store) FailPoll(f func(topic, group string) error) {
 	s.mu.Lock()
