@@ -117,6 +117,7 @@ func (s *Store) AlterTopic(ctx context.Context, want store.Topic) error {
 	if want.Partitions > is.Partitions {
 		t.grow(want.Partitions)
 		s.growGroups(t)
+		t.wake()
 	}
 	return nil
 }
@@ -166,6 +167,7 @@ func (s *Store) DeleteTopic(ctx context.Context, name string) error {
 	delete(s.topics, name)
 	s.mu.Unlock()
 	s.endGroups(t)
+	t.wake()
 	_, err = s.wait(ctx, o)
 	for _, p := range *t.parts.Load() {
 		start, end := p.bounds()

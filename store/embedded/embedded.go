@@ -3,6 +3,7 @@
 //
 //	publish    publish.go (caller) -> writer.go (one goroutine encodes, writes; another waits for the sync, answers)
 //	subscribe  subscribe.go, group.go (who holds what) -> feed.go (Poll) -> cursor.go (blocks) <- tail.go (what was just stored)
+//	follow     follow.go, the same without a group
 //	positions  positions.go (noted in memory, written soon)
 //	upkeep     sweep.go (retention, expiry of outcomes), reclaim.go (space)
 //	disk       dir.go (directory, lock, version), space.go (room), engine.go (pebble)
@@ -80,6 +81,7 @@ func orDefault[T comparable](v *T, def T) {
 var (
 	_ store.Store         = (*Store)(nil)
 	_ store.OncePublisher = (*Store)(nil)
+	_ store.Follower      = (*Store)(nil)
 )
 
 // Store is a store.Store and a store.OncePublisher. It owns its directory until Close.
@@ -104,7 +106,7 @@ type Store struct {
 
 	mu     sync.RWMutex // guards what follows
 	topics map[string]*topic
-	feeds  map[*Feed]struct{}
+	open   map[wake]struct{} // of feeds and tails
 	closed bool
 
 	reads   sync.WaitGroup // pebble's iterators in use; begun under mu
@@ -129,7 +131,7 @@ func Open(cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("open store in %s: %w", cfg.Dir, err)
 	}
 	s := &Store{
-		cfg: cfg, log: cfg.Log, lock: lock, fault: newFault(cfg.Log), topics: map[string]*topic{}, feeds: map[*Feed]struct{}{},
+		cfg: cfg, log: cfg.Log, lock: lock, fault: newFault(cfg.Log), topics: map[string]*topic{}, open: map[wake]struct{}{},
 		queue: make(chan *op, maxOps+spareOps), room: semaphore.NewWeighted(roomForOps),
 		writing: make(chan struct{}), gone: make(chan struct{}),
 	}
@@ -180,7 +182,7 @@ func (s *Store) Ping(ctx context.Context) error {
 	return s.write(ctx, o)
 }
 
-// Close ends feeds and publishes in flight, writes the positions and closes pebble. A second Close waits for the first.
+// Close ends feeds, tails and publishes in flight, writes the positions and closes pebble. A second Close waits for the first.
 // When the store failed before, what pebble holds is left to the end of the process.
 func (s *Store) Close(ctx context.Context) error {
 	s.mu.Lock()
@@ -202,7 +204,7 @@ func (s *Store) Close(ctx context.Context) error {
 func (s *Store) shut() {
 	defer close(s.gone)
 	s.stop()
-	s.endFeeds()
+	s.wakeAll()
 	s.workers.Wait()
 	err := s.flushPositions()
 	close(s.queue)

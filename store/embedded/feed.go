@@ -15,7 +15,7 @@ import (
 type Feed struct {
 	s    *Store
 	g    *group
-	wake chan struct{} // something may be new
+	wake wake
 
 	// Guarded by g.mu.
 	left    bool
@@ -45,7 +45,7 @@ func (s *Store) Subscribe(ctx context.Context, spec store.Spec) (store.Feed, err
 	if err != nil {
 		return nil, err
 	}
-	f := &Feed{s: s, g: g, wake: make(chan struct{}, 1), cursors: map[int32]*cursor{}}
+	f := &Feed{s: s, g: g, wake: newWake(), cursors: map[int32]*cursor{}}
 	for joined := false; !joined; {
 		if err = s.settleStart(ctx, g, spec.Start); err == nil {
 			joined, err = f.join()
@@ -98,7 +98,7 @@ func (f *Feed) join() (bool, error) {
 	case slices.ContainsFunc(g.shares, func(sh share) bool { return !sh.known }):
 		return false, nil
 	}
-	f.s.feeds[f] = struct{}{}
+	f.s.open[f.wake] = struct{}{}
 	if len(g.shares) < len(*g.topic.parts.Load()) { // some came since settleStart
 		g.grow(true)
 		f.s.noted(g)
@@ -106,14 +106,6 @@ func (f *Feed) join() (bool, error) {
 	g.members = append(g.members, f)
 	g.rebalance(time.Now())
 	return true, nil
-}
-
-// nudge has Poll look again.
-func (f *Feed) nudge() {
-	select {
-	case f.wake <- struct{}{}:
-	default:
-	}
 }
 
 // Poll is store.Feed's.
@@ -124,7 +116,7 @@ func (f *Feed) Poll(ctx context.Context, limit int, paused []int32) (store.Batch
 		if err != nil || len(b.Lost)+len(b.Gained)+len(b.Gaps)+len(b.Messages) > 0 {
 			return b, err
 		}
-		if err := f.wait(ctx, until); err != nil {
+		if err := pause(ctx, f.wake, until); err != nil {
 			return store.Batch{}, err
 		}
 	}
@@ -147,8 +139,8 @@ func (f *Feed) letGo() {
 	f.g.nudge()
 }
 
-// wait returns when there may be something new, or at until (zero = never).
-func (f *Feed) wait(ctx context.Context, until time.Time) error {
+// pause waits until w tells that there may be something new, or until the given time (zero = never).
+func pause(ctx context.Context, w wake, until time.Time) error {
 	var timeout <-chan time.Time
 	if !until.IsZero() {
 		timer := time.NewTimer(time.Until(until))
@@ -156,7 +148,7 @@ func (f *Feed) wait(ctx context.Context, until time.Time) error {
 		timeout = timer.C
 	}
 	select {
-	case <-f.wake:
+	case <-w:
 	case <-timeout:
 	case <-ctx.Done():
 		return ctx.Err()
@@ -266,12 +258,12 @@ func (f *Feed) ended() error {
 
 func (f *Feed) hold(p int32, next int64) {
 	part := (*f.g.topic.parts.Load())[p]
-	part.watch(f)
+	part.watch(f.wake)
 	f.cursors[p] = newCursor(part, next)
 }
 
 func (f *Feed) drop(p int32) {
-	f.cursors[p].p.unwatch(f, f.s.tail)
+	f.cursors[p].p.unwatch(f.wake, f.s.tail)
 	delete(f.cursors, p)
 }
 
@@ -311,7 +303,7 @@ func (f *Feed) Close(ctx context.Context) error {
 	if again || f.s.isClosed() { // the store writes everything itself when it closes
 		return nil
 	}
-	f.nudge()
+	f.wake.nudge()
 	err := f.s.writePositions(ctx, []*group{f.g}, true)
 	f.leave()
 	if f.s.isClosed() {
@@ -331,16 +323,16 @@ func (f *Feed) leave() {
 	g.rebalance(time.Now())
 	g.mu.Unlock()
 	f.s.mu.Lock()
-	delete(f.s.feeds, f)
+	delete(f.s.open, f.wake)
 	f.s.mu.Unlock()
 	f.s.unuse(g)
 }
 
-// endFeeds wakes what waits, to find the store closed.
-func (s *Store) endFeeds() {
+// wakeAll wakes what waits, to find the store closed.
+func (s *Store) wakeAll() {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	for f := range s.feeds {
-		f.nudge()
+	for w := range s.open {
+		w.nudge()
 	}
 }

@@ -93,7 +93,7 @@ func (g *group) assign() {
 // nudge wakes all members. Caller holds g.mu.
 func (g *group) nudge() {
 	for _, f := range g.members {
-		f.nudge()
+		f.wake.nudge()
 	}
 }
 

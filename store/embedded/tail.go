@@ -40,8 +40,8 @@ func (c *tailCache) show(add *addition) {
 	for _, b := range add.blocks {
 		c.keep(p, b)
 	}
-	for _, f := range p.watchers {
-		f.nudge()
+	for _, w := range p.watchers {
+		w.nudge()
 	}
 	p.mu.Unlock()
 	c.evict()
@@ -84,18 +84,31 @@ func (c *tailCache) dropLocked(p *partition) {
 	p.tail = nil
 }
 
-// watch adds a feed that is woken by what comes. Caller must unwatch.
-func (p *partition) watch(f *Feed) {
+// wake tells who waits in a Poll that something may be new.
+type wake chan struct{}
+
+func newWake() wake { return make(wake, 1) }
+
+// nudge has Poll look again.
+func (w wake) nudge() {
+	select {
+	case w <- struct{}{}:
+	default:
+	}
+}
+
+// watch adds a reader that is woken by what comes. Caller must unwatch.
+func (p *partition) watch(w wake) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.watchers = append(p.watchers, f)
+	p.watchers = append(p.watchers, w)
 	p.watched.Store(int32(len(p.watchers)))
 }
 
-func (p *partition) unwatch(f *Feed, c *tailCache) {
+func (p *partition) unwatch(w wake, c *tailCache) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.watchers = slices.DeleteFunc(p.watchers, func(w *Feed) bool { return w == f })
+	p.watchers = slices.DeleteFunc(p.watchers, func(other wake) bool { return other == w })
 	p.watched.Store(int32(len(p.watchers)))
 	if len(p.watchers) == 0 {
 		c.dropLocked(p)

@@ -46,14 +46,14 @@ type partition struct {
 	tip    mark      // behind the last message given to pebble
 	adding *addition // what the present round adds
 
-	watched atomic.Int32 // feeds that hold it
+	watched atomic.Int32 // readers that hold it
 
 	mu       sync.RWMutex // guards what follows
 	start    mark         // before the first message that retention left
 	first    mark         // behind the first block, where that is known; see trim
 	end      mark         // behind the last message that is synced: what readers see
 	tail     []tailBlock  // the blocks up to end that are in memory, without a hole
-	watchers []*Feed
+	watchers []wake
 }
 
 func newTopic(id uint64, name string, l limits) *topic {
@@ -95,12 +95,19 @@ func (p *partition) bounds() (start, end mark) {
 	return p.start, p.end
 }
 
-// wake lets the feeds look again.
+// wake lets the readers look again.
 func (p *partition) wake() {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	for _, f := range p.watchers {
-		f.nudge()
+	for _, w := range p.watchers {
+		w.nudge()
+	}
+}
+
+// wake lets the readers of all partitions look again.
+func (t *topic) wake() {
+	for _, p := range *t.parts.Load() {
+		p.wake()
 	}
 }
 
