@@ -55,6 +55,7 @@ var (
 	_ store.Store         = (*Stores)(nil)
 	_ store.OncePublisher = (*Stores)(nil)
 	_ store.Describer     = (*Stores)(nil)
+	_ store.Follower      = (*Stores)(nil)
 )
 
 // member is the store of a cluster, or the failure to open it.

@@ -50,6 +50,20 @@ func (s *Stores) Subscribe(ctx context.Context, spec store.Spec) (store.Feed, er
 	return l.Subscribe(ctx, spec)
 }
 
+// Follow is store.Follower's where the topic's store is one, else InvalidParam.
+func (s *Stores) Follow(ctx context.Context, place string, from []store.Position) (store.Tail, error) {
+	l, topic, err := s.use(ctx, place)
+	if err != nil {
+		return nil, err
+	}
+	defer l.done()
+	f, ok := l.Store.(store.Follower)
+	if !ok {
+		return nil, fmt.Errorf("the store of %q can't be read without a group; give one: %w", place, errs.InvalidParam)
+	}
+	return f.Follow(ctx, topic, from)
+}
+
 // Topics lists those of all clusters that Config.Names lists, or that were used before. Beside an error it answers the
 // topics of those clusters that could be reached; the error names the others.
 func (s *Stores) Topics(ctx context.Context) ([]store.Topic, error) {

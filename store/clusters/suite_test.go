@@ -84,6 +84,10 @@ func (p *prefixed) Subscribe(ctx context.Context, spec store.Spec) (store.Feed, 
 	return p.Stores.Subscribe(ctx, spec)
 }
 
+func (p *prefixed) Follow(ctx context.Context, topic string, from []store.Position) (store.Tail, error) {
+	return p.Stores.Follow(ctx, p.prefix+topic, from)
+}
+
 func (p *prefixed) Topics(ctx context.Context) ([]store.Topic, error) {
 	list, err := p.Stores.Topics(ctx)
 	list = slices.DeleteFunc(list, func(t store.Topic) bool { return !strings.HasPrefix(t.Name, p.prefix) })

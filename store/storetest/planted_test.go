@@ -55,6 +55,14 @@ var caught = map[string]string{
 	"stores again for a known key":              "OnceReplay",
 	"takes any digest for a known key":          "OnceMismatch",
 	"leaves a goroutine":                        "StartOldest",
+	"follows from the newest":                   "FollowFromPositions",
+	"follows twice what comes meanwhile":        "FollowWhileMessagesCome",
+	"loses a message of a tail on cancel":       "FollowCancelLosesNothing",
+	"follows without telling gaps":              "FollowGap",
+	"waits for the log to grow under a tail":    "FollowBeyondTheEnd",
+	"follows no new partition":                  "FollowNewPartitions",
+	"follows by a group":                        "FollowTouchesNoGroup",
+	"does not end a tail's Poll":                "FollowCloseEndsPoll",
 }
 
 const plant = "STORETEST_PLANTED_BUG"
@@ -378,4 +386,55 @@ func (f *plantedFeed) Close(ctx context.Context) error {
 		return nil
 	}
 	return f.Feed.Close(ctx)
+}
+
+func (s *planted) Follow(ctx context.Context, topic string, from []store.Position) (store.Tail, error) {
+	switch s.bug {
+	case "follows from the newest":
+		from, _ = s.Resolve(ctx, topic, store.Start{Newest: true})
+	case "follows by a group":
+		_ = s.Store.Seek(ctx, topic, "follower", store.Position{})
+	}
+	t, err := s.Store.Follow(ctx, topic, from)
+	if err != nil {
+		return nil, err
+	}
+	return &plantedTail{Tail: t, s: s}, nil
+}
+
+// plantedTail is a tail with the store's bug.
+type plantedTail struct {
+	store.Tail
+	s     *planted
+	stuck bool
+}
+
+func (t *plantedTail) Poll(ctx context.Context, limit int) (store.Batch, error) {
+	b, err := t.Tail.Poll(ctx, limit)
+	switch t.s.bug {
+	case "follows twice what comes meanwhile":
+		if len(b.Messages) > 0 && t.s.calls.Add(1)%20 == 0 {
+			b.Messages = append(b.Messages, b.Messages[len(b.Messages)-1])
+		}
+	case "loses a message of a tail on cancel":
+		if err == nil && ctx.Err() != nil {
+			return store.Batch{}, ctx.Err()
+		}
+	case "follows without telling gaps":
+		b.Gaps = nil
+	case "waits for the log to grow under a tail":
+		if t.stuck = t.stuck || len(b.Gaps) > 0; t.stuck {
+			return store.Batch{}, errs.Unavailable
+		}
+	case "follows no new partition":
+		b.Gained = nil
+		b.Messages = slices.DeleteFunc(b.Messages, func(m *store.Message) bool { return m.Partition > 2 })
+	}
+	return b, err
+}
+
+func (t *plantedTail) Close() {
+	if t.s.bug != "does not end a tail's Poll" {
+		t.Tail.Close()
+	}
 }

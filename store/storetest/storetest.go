@@ -34,6 +34,7 @@ const (
 	TooLarge Power = "TooLarge"
 	Once     Power = "Once"    // the store is a store.OncePublisher
 	Compact  Power = "Compact" // a topic may have store.CleanupCompact
+	Follow   Power = "Follow"  // the store is a store.Follower
 )
 
 // Config describes the store under test.
@@ -85,6 +86,7 @@ func (c *Config) check(t *testing.T) {
 	given := map[Power]bool{
 		Reopen: c.Reopen != nil, Cut: c.Cut != nil, Crash: c.Crash != nil, Trim: c.Trim != nil,
 		TooLarge: c.TooLarge > 0, Once: c.Absent[Once] == "", Compact: c.Absent[Compact] == "",
+		Follow: c.Absent[Follow] == "",
 	}
 	for power, is := range given {
 		if is == (c.Absent[power] != "") {
@@ -110,7 +112,7 @@ type test struct {
 // Run runs the suite, each test as a subtest.
 func Run(t *testing.T, cfg Config) {
 	cfg.check(t)
-	for _, list := range [][]test{publishTests(), byteTests(), startTests(), feedTests(), groupTests(), endTests(), adminTests(), changeTests(), onceTests()} {
+	for _, list := range [][]test{publishTests(), byteTests(), startTests(), feedTests(), groupTests(), endTests(), adminTests(), changeTests(), onceTests(), followTests()} {
 		for _, test := range list {
 			t.Run(test.name, func(t *testing.T) {
 				if reason := cfg.Absent[test.needs]; reason != "" {
