@@ -71,6 +71,8 @@ func (l *load) ack(ds []Delivery, settle func([]Verb) []error) {
 		switch {
 		case err == nil:
 			l.acked.note(ds[i].Ref)
+		case errors.Is(err, ErrMoved): // the group was evicted meanwhile: again, wherever it is now
+			l.ack(ds[i:i+1], settle)
 		case !errors.Is(err, errs.Fenced):
 			l.t.Errorf("ack: %v", err)
 		}
