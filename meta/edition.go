@@ -46,14 +46,15 @@ func (e *edition) touch(kind Kind) *edit[string, object] {
 // set puts a record in, in place of what has its name.
 func (e *edition) set(o object) {
 	id := o.record.ID()
-	if was, ok := e.of(id.Kind).get(id.Name); ok {
-		e.unlink(was.record)
-		e.anew(was.record, o.record)
-	} else {
-		e.renamed[id.Kind] = true
-	}
+	was, ok := e.of(id.Kind).get(id.Name)
 	e.touch(id.Kind).set(id.Name, o)
-	e.link(o.record)
+	if !ok {
+		e.renamed[id.Kind] = true
+		e.link(o.record)
+		return
+	}
+	e.anew(was.record, o.record)
+	e.relink(was.record, o.record)
 }
 
 // remove takes an object out. Without it nothing happens.
@@ -112,6 +113,18 @@ func (e *edition) unlink(r Record) {
 	case *Subscription:
 		e.grants.remove(grant{r.Topic(), r.Subscriber})
 	}
+}
+
+// relink is unlink and link. A topic that stays where it is changes in one place only: it is what bulk edits are made of.
+func (e *edition) relink(was, is Record) {
+	before, _ := was.(*TopicRecord)
+	after, _ := is.(*TopicRecord)
+	if before != nil && after != nil && clusterName(before.Cluster) == clusterName(after.Cluster) {
+		e.topics.set(after)
+		return
+	}
+	e.unlink(was)
+	e.link(is)
 }
 
 // changed reports whether there is anything new in it.

@@ -20,37 +20,56 @@ import (
 const keepFormat = 1
 
 const (
-	// minKeep is the least time between two writes of the kept file. A big one is written so seldom that it costs a tenth
-	// of the time at most.
-	minKeep = time.Second
+	// The kept file is written when nothing has changed for calm, so that an edit of a thousand objects is one write, and
+	// maxUnkept after the first change at the latest.
+	calm      = time.Second
+	maxUnkept = 10 * time.Second
+	// slice is how much of it is written at a time, in bytes. A pause follows that is nine times as long as that took, so
+	// that those who publish have the processor and the disk for themselves nine tenths of the time.
+	slice = 256 << 10
 	// maxKeep is the largest kept file that is read, in bytes.
 	maxKeep = 1 << 30
 )
 
-// keepOn writes the kept file whenever the snapshot has changed, and at the end.
+// keepOn writes the kept file when the snapshot has changed, and at the end.
 func (d *Directory) keepOn(ctx context.Context) {
 	var written uint64
 	for {
 		last := ctx.Err() != nil // asked before the snapshot is: nothing changes it after the end
 		changed := d.Changed()
-		pause := minKeep
 		if s, fresh := d.fresh(); fresh && s.Revision() != written {
-			begin := time.Now()
-			if err := writeKeep(d.keep, s); err != nil {
+			if err := writeKeep(ctx, d.keep, s); err != nil {
 				d.log.Error("keeping meta for the next start failed", "file", d.keep, "err", err)
 			} else {
 				written = s.Revision()
 			}
-			pause = max(pause, 10*time.Since(begin))
 		}
 		if last {
 			return
 		}
-		if wait(ctx, pause) {
-			select {
-			case <-changed:
-			case <-ctx.Done():
-			}
+		select {
+		case <-changed:
+			d.calmDown(ctx)
+		case <-ctx.Done():
+		}
+	}
+}
+
+// calmDown waits until nothing changes any more, but not for longer than maxUnkept.
+func (d *Directory) calmDown(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, maxUnkept)
+	defer cancel()
+	for {
+		changed := d.Changed()
+		quiet := time.NewTimer(calm)
+		select {
+		case <-changed:
+			quiet.Stop()
+		case <-quiet.C:
+			return
+		case <-ctx.Done():
+			quiet.Stop()
+			return
 		}
 	}
 }
@@ -62,13 +81,34 @@ func (d *Directory) fresh() (*Snapshot, bool) {
 	return d.Snapshot(), d.state.Loaded && !d.fromKeep
 }
 
-// writeKeep replaces the file by the snapshot. It holds hashes of keys and the gateways' secrets, so nobody else may read it.
-func writeKeep(file string, s *Snapshot) error {
-	return atomicfile.Write(file, func(w io.Writer) error { return encodeKeep(w, s) })
+// writeKeep replaces the file by the snapshot. It takes its time until ctx ends. The file holds hashes of keys and the gateways'
+// secrets, so nobody else may read it.
+func writeKeep(ctx context.Context, file string, s *Snapshot) error {
+	return atomicfile.Write(file, func(w io.Writer) error {
+		return encodeKeep(&slowly{w: w, began: time.Now(), pause: func(d time.Duration) { wait(ctx, d) }}, s)
+	})
+}
+
+// slowly writes each slice through to the disk and pauses after it: all of a big file at once would stand in the way of every
+// other write.
+type slowly struct {
+	w     io.Writer
+	began time.Time // of the work on the present slice
+	pause func(time.Duration)
+}
+
+func (s *slowly) Write(p []byte) (int, error) {
+	n, err := s.w.Write(p)
+	if disk, ok := s.w.(interface{ Sync() error }); ok && err == nil {
+		err = disk.Sync()
+	}
+	s.pause(9 * time.Since(s.began))
+	s.began = time.Now()
+	return n, err
 }
 
 func encodeKeep(w io.Writer, s *Snapshot) error {
-	b := bufio.NewWriterSize(w, 1<<16)
+	b := bufio.NewWriterSize(w, slice)
 	_, _ = fmt.Fprintf(b, `{"format":%d,"objects":{`, keepFormat) // Flush tells of an error
 	separator := "\n"
 	for _, kind := range Kinds() {

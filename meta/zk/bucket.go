@@ -1,6 +1,7 @@
 package zk
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"hash/fnv"
@@ -68,29 +69,60 @@ func encodeBucket(objects map[string][]byte) []byte {
 }
 
 // decodeBucket reads what encodeBucket, or somebody by hand, has written. What is wrong with any of it is wrong with all of it.
-// The objects are copies.
-func decodeBucket(kind meta.Kind, bucket string, data []byte) (map[string][]byte, error) {
+// known is what the bucket had before: of what has not changed, its bytes are answered. The others are copies.
+func decodeBucket(kind meta.Kind, bucket string, data []byte, known map[string][]byte) (map[string][]byte, error) {
 	if len(data) > maxRead {
 		return nil, fmt.Errorf("the node has %d bytes, %d are read: %w", len(data), maxRead, errs.TooLarge)
 	}
-	var doc struct {
-		Format  int                       `json:"format"`
-		Objects map[string]jsontext.Value `json:"objects"`
-	}
+	doc := struct {
+		Format  int           `json:"format"`
+		Objects bucketContent `json:"objects"`
+	}{Objects: bucketContent{kind: kind, bucket: bucket, known: known, objects: map[string][]byte{}}}
 	if err := json.Unmarshal(data, &doc); err != nil {
 		return nil, fmt.Errorf("the node is no bucket: %w: %w", errs.InvalidBody, err)
 	}
 	if doc.Format != format {
 		return nil, fmt.Errorf("the node has format %d, this version knows %d: %w", doc.Format, format, errs.InvalidBody)
 	}
-	objects := make(map[string][]byte, len(doc.Objects))
-	var fault error
-	for name, value := range doc.Objects {
-		object, err := checkObject(meta.ID{Kind: kind, Name: name}, bucket, value)
-		fault = cmp.Or(fault, err)
-		objects[name] = object
+	return doc.Objects.objects, doc.Objects.fault
+}
+
+// bucketContent is the objects of a bucket as they are read: an edit of one object costs little more than looking through
+// the others.
+type bucketContent struct {
+	kind           meta.Kind
+	bucket         string
+	known, objects map[string][]byte
+	fault          error // the first object that can't be one
+}
+
+// UnmarshalJSONFrom is json.UnmarshalerFrom's.
+func (c *bucketContent) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
+	if kind := dec.PeekKind(); kind != '{' {
+		return fmt.Errorf("objects is %v and no JSON object", kind)
 	}
-	return objects, fault
+	if _, err := dec.ReadToken(); err != nil {
+		return err
+	}
+	for dec.PeekKind() != '}' {
+		name, err := dec.ReadToken()
+		if err != nil {
+			return err
+		}
+		key := name.String()
+		value, err := dec.ReadValue()
+		if err != nil {
+			return err
+		}
+		object, ok := c.known[key]
+		if !ok || !bytes.Equal(object, value) {
+			object, err = checkObject(meta.ID{Kind: c.kind, Name: key}, c.bucket, value.Clone())
+			c.fault = cmp.Or(c.fault, err)
+		}
+		c.objects[key] = object
+	}
+	_, err := dec.ReadToken()
+	return err
 }
 
 func checkObject(id meta.ID, bucket string, value jsontext.Value) ([]byte, error) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/meta"
@@ -46,14 +48,54 @@ func TestBucketComesBack(t *testing.T) {
 		encodeBucket(objects),
 		[]byte(`{"objects" : { "b.c":{ }, "a": {"n" : 1e400, "s":"<\u0000>"} }, "format": 1, "comment": "by hand"}`),
 	} {
-		got, err := decodeBucket(meta.KindSecret, "000", text)
+		got, err := decodeBucket(meta.KindSecret, "000", text, nil)
 		if err != nil || len(got) != 2 || !bytes.Equal(got["a"], objects["a"]) || !bytes.Equal(got["b.c"], objects["b.c"]) {
 			t.Errorf("%q, %v", got, err)
 		}
 	}
-	if got, err := decodeBucket(meta.KindSecret, "000", encodeBucket(nil)); err != nil || got == nil || len(got) != 0 {
+	if got, err := decodeBucket(meta.KindSecret, "000", encodeBucket(nil), nil); err != nil || got == nil || len(got) != 0 {
 		t.Errorf("an empty bucket: %q, %v", got, err)
 	}
+}
+
+// Of what has not changed the bytes stay those that everybody else has already.
+func TestBucketShares(t *testing.T) {
+	first, err := decodeBucket(meta.KindSecret, "000", []byte(`{"format":1,"objects":{"a":{"n":1},"b":{"n":2}}}`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := []byte(`{"format":1,"objects":{"a":{"n":1},"b":{"n":3},"c":{"n" : 4}}}`)
+	next, err := decodeBucket(meta.KindSecret, "000", raw, first)
+	if err != nil || len(next) != 3 {
+		t.Fatal(next, err)
+	}
+	clear(raw)
+	if &next["a"][0] != &first["a"][0] {
+		t.Error("a was copied")
+	}
+	if string(next["b"]) != `{"n":3}` || string(next["c"]) != `{"n":4}` {
+		t.Errorf("%q", next)
+	}
+	if string(first["b"]) != `{"n":2}` {
+		t.Errorf("what was known is overwritten: %q", first)
+	}
+}
+
+func TestGather(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Source{}
+		began := time.Now()
+		for range 5 {
+			if at := s.gathered().Sub(began); at != gather {
+				t.Errorf("what changes after %v is read after %v", time.Since(began), at)
+			}
+			<-time.After(gather / 5)
+		}
+		<-time.After(1)
+		if in := time.Until(s.gathered()); in != gather {
+			t.Errorf("what changes after that is read in %v", in)
+		}
+	})
 }
 
 func TestBucketThatIsNone(t *testing.T) {
@@ -73,11 +115,11 @@ func TestBucketThatIsNone(t *testing.T) {
 		strings.Repeat(`{"format":1,"objects":`, 100_000):   errs.InvalidBody,
 		`{"format":1,"objects":{"a":{"b":"` + "\n" + `"}}}`: errs.InvalidBody,
 	} {
-		if got, err := decodeBucket(meta.KindSecret, "000", []byte(text)); !errors.Is(err, kind) {
+		if got, err := decodeBucket(meta.KindSecret, "000", []byte(text), nil); !errors.Is(err, kind) {
 			t.Errorf("%.60q: %.60q, %v; want %v", text, got, err, kind)
 		}
 	}
-	if _, err := decodeBucket(meta.KindApp, "001", []byte(`{"format":1,"objects":{"shop":{}}}`)); !errors.Is(err, errs.InvalidBody) {
+	if _, err := decodeBucket(meta.KindApp, "001", []byte(`{"format":1,"objects":{"shop":{}}}`), nil); !errors.Is(err, errs.InvalidBody) {
 		t.Errorf("an object of another bucket: %v", err)
 	}
 }
@@ -89,11 +131,11 @@ func FuzzDecodeBucket(f *testing.F) {
 	f.Add([]byte(`{"format":2}`))
 	f.Add([]byte("\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		objects, err := decodeBucket(meta.KindSecret, "000", data)
+		objects, err := decodeBucket(meta.KindSecret, "000", data, nil)
 		if err != nil {
 			return
 		}
-		again, err := decodeBucket(meta.KindSecret, "000", encodeBucket(objects))
+		again, err := decodeBucket(meta.KindSecret, "000", encodeBucket(objects), nil)
 		if err != nil || len(again) != len(objects) {
 			t.Fatalf("%q became %q, %v", objects, again, err)
 		}

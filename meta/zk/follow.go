@@ -17,6 +17,9 @@ const (
 	// access lists after longPause, since nothing tells when they change.
 	shortPause = 200 * time.Millisecond
 	longPause  = 5 * time.Second
+	// gather is how long changes by others are gathered before they are read: what is edited in bulk is read together, and
+	// makes one new snapshot and not hundreds.
+	gather = 25 * time.Millisecond
 )
 
 // round is a look at everything: when the last of those who follow a node has read it since the round began, it is over.
@@ -90,10 +93,23 @@ func (s *Source) follow(f follower) {
 		}
 		select {
 		case <-changed:
+			if _, ok := f.(*bucket); ok { // a list's changes are few
+				s.pause(time.Until(s.gathered()), begun)
+			}
 		case <-begun:
 		case <-s.ctx.Done():
 		}
 	}
+}
+
+// gathered is when that is read which changes now.
+func (s *Source) gathered() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); s.gathering.Before(now) {
+		s.gathering = now.Add(gather)
+	}
+	return s.gathering
 }
 
 // online waits for a connection. It answers false after Close.
@@ -111,7 +127,7 @@ func (s *Source) online() bool {
 	return false
 }
 
-// pause waits for a while, or until begun is closed.
+// pause waits for a while (not at all where that is negative), or until begun is closed.
 func (s *Source) pause(d time.Duration, begun <-chan struct{}) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -279,7 +295,7 @@ func (b *bucket) look(ctx context.Context, s *Source) (<-chan struct{}, error) {
 		s.note(b.path(), nil)
 		return changed, nil
 	}
-	objects, err := decodeBucket(b.kind, b.name, raw)
+	objects, err := decodeBucket(b.kind, b.name, raw, b.objects)
 	if err != nil {
 		s.note(b.path(), err)
 		return changed, nil

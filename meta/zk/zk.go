@@ -56,6 +56,8 @@ type Source struct {
 	away    bool
 	left    bool // Next has told that it is away
 
+	gathering time.Time // until then changes are gathered
+
 	round round
 }
 
@@ -238,7 +240,7 @@ func (s *Source) replace(ctx context.Context, b *bucket, c meta.Change) (objects
 	case s.holds(b, old):
 		objects = b.objects
 	default:
-		if objects, err = decodeBucket(b.kind, b.name, old); err != nil {
+		if objects, err = decodeBucket(b.kind, b.name, old, b.objects); err != nil {
 			return nil, nil, fmt.Errorf("%w: it lies in the node %s, which can't be read and so is not changed; repair it, or delete it: "+
 				"the next change then restores what this gateway knows of it: %w", errs.Conflict, b.path(), err)
 		}
