@@ -116,7 +116,7 @@ func (g *group) lacks(spots iter.Seq[spot]) (missing, ended bool, changed <-chan
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for at := range spots {
-		if g.ledger.windows[at] == nil && !(at.retry && g.noRetry) {
+		if g.ledger.windows[at] == nil && (!at.retry || !g.noRetry) {
 			missing = true
 		}
 	}
