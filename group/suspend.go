@@ -20,9 +20,9 @@ type suspension struct {
 }
 
 // Suspend makes this process commit and leave the group, so that its positions can be set from outside; it returns when
-// that is done. The group's clients stay: Next, Open, Settle and Through wait, bounded by their contexts, until Resume or
-// until hold is over, 60 s at most and where it is none; then the group is joined again by who needs it, and sessions go on
-// as they were asked for. Deliveries of before are judged as after any move of a partition.
+// that is done. Its sessions end with ErrMoved. Open, Settle, Through and Mark wait, bounded by their contexts, until Resume
+// or until hold is over, 60 s at most and where it is none; then the group is joined again by who needs it. Deliveries of
+// before are judged as after any move of a partition.
 //
 // A group that is not here is suspended all the same. A second Suspend lengthens the first, where it ends later; one
 // Resume ends both. While the gateway drains nothing is joined anyway, and Suspend only waits for the leaving.
