@@ -121,6 +121,9 @@ func (v *Vector) at(partition int32) int64 {
 	return v.next[partition]
 }
 
+// reads reports whether the reader reads the partition.
+func (v *Vector) reads(partition int32) bool { return v.kind == ofAll || v.at(partition) != absent }
+
 // Append appends the text of the cursor to dst. A vector that is nowhere has none: dst is as it was.
 func (v *Vector) Append(dst []byte) []byte {
 	b := append(v.raw[:0], v.kind)

@@ -1,0 +1,537 @@
+package broadcast
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/store"
+)
+
+func TestStarts(t *testing.T) {
+	w := newWorld(t, 2, Limits{})
+	w.fill(5, 0, 1)
+	oldest := w.watch(w.hub, Ask{}, from(0, 0))
+	newest := w.watch(w.hub, Ask{Start: store.Start{Newest: true}}, from(5, 5))
+	since := w.watch(w.hub, Ask{Start: store.Start{Since: time.Now().Add(time.Hour)}}, from(5, 5))
+	one := w.watch(w.hub, Ask{From: At(1, 2)}, map[int32]int64{1: 2})
+	oldest.read(10, 3)
+	one.read(3, 2)
+	newest.quiet()
+	w.fill(1, 0, 1)
+	oldest.read(12, 3)
+	newest.read(2, 3)
+	since.read(2, 3)
+	one.read(4, 3)
+	one.quiet()
+	if len(oldest.gaps)+len(newest.gaps)+len(since.gaps)+len(one.gaps) > 0 {
+		t.Error("gaps were told")
+	}
+}
+
+// Every reader sees all that is published from where it began, whatever it is called, wherever the cursor that it came with
+// was made, also while its topic is busy: neither hole nor repetition, at no seam.
+func TestSeams(t *testing.T) {
+	for _, limits := range []Limits{{}, {Messages: 8, Step: 100}, {Bytes: 1}} {
+		t.Run(fmt.Sprintf("%+v", limits), func(t *testing.T) { seams(t, limits) })
+	}
+}
+
+func seams(t *testing.T, limits Limits) {
+	w := newWorld(t, 3, limits)
+	other := w.open(w.store, Limits{})
+	const n = 3000
+	var published atomic.Int32
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := range n {
+			if err := w.store.Publish(t.Context(), topic, store.AckAll, &store.Message{Partition: int32(i % 3), Value: fmt.Append(nil, i)}); err != nil {
+				t.Error(err)
+				return
+			}
+			published.Add(1)
+		}
+	})
+	var readers sync.WaitGroup
+	for i := range 12 {
+		readers.Go(func() {
+			hubs := [...]*Hub{w.hub, other}
+			v := w.watch(hubs[i%2], Ask{}, from(0, 0, 0))
+			for hop := 0; v.got < n; hop++ {
+				until := min(n, v.got+1+rand.IntN(700))
+				for v.got < until {
+					if err := v.step(t.Context(), min(until-v.got, 1+i*20)); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+				before := v
+				before.r.Close()
+				v = w.watch(hubs[(i+hop)%2], Ask{From: before.cursor()}, before.next)
+				v.got = before.got
+				if len(before.gaps) > 0 {
+					t.Errorf("gaps %+v", before.gaps)
+				}
+			}
+			v.r.Close()
+		})
+	}
+	wg.Wait()
+	readers.Wait()
+}
+
+// Forms are made once: all readers have the same bytes.
+func TestEncodedOnce(t *testing.T) {
+	w := newWorld(t, 1, Limits{})
+	a, err := w.hub.Open(t.Context(), Ask{Topic: topic})
+	w.must(err)
+	defer a.Close()
+	b, err := w.hub.Open(t.Context(), Ask{Topic: topic})
+	w.must(err)
+	defer b.Close()
+	w.fill(1, 0)
+	first, err := a.Next(t.Context(), 1)
+	w.must(err)
+	second, err := b.Next(t.Context(), 1)
+	w.must(err)
+	x, y := &first.Items[0], &second.Items[0]
+	if &x.Object[0] != &y.Object[0] || &x.Cursor[0] != &y.Cursor[0] || x.Message != y.Message {
+		t.Error("the readers have copies of their own")
+	}
+	want := string(x.Object[:len(x.Object)-1]) + `,"cursor":"` + string(x.Cursor) + `"}`
+	if got := string(x.AppendObject(nil)); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// A reader that is slower than the topic reads the store, and holds nothing meanwhile.
+func TestSlowReader(t *testing.T) {
+	w := newWorld(t, 2, Limits{Messages: 4})
+	v := w.watch(w.hub, Ask{}, from(0, 0))
+	for i := range 20 {
+		w.fill(10, 0, 1)
+		v.read(20*i+1+i%7, 1)
+	}
+	v.read(400, 50)
+	if v.r.hub.metrics.steps == nil || len(v.gaps) > 0 {
+		t.Errorf("gaps %+v", v.gaps)
+	}
+	v.quiet()
+	if v.r.batch != nil {
+		t.Error("a reader that waits holds a batch")
+	}
+}
+
+func TestGapOfAReaderThatIsBehind(t *testing.T) {
+	w := newWorld(t, 2, Limits{})
+	w.fill(10, 0, 1)
+	v := w.watch(w.hub, Ask{}, from(0, 0))
+	w.must(w.store.Trim(topic, 1, 6))
+	v.read(14, 3)
+	if want := []store.Gap{{Partition: 1, From: 0, To: 6}}; !slices.Equal(v.gaps, want) {
+		t.Errorf("gaps %+v, want %+v", v.gaps, want)
+	}
+	w.must(w.store.Trim(topic, 0, 10)) // all of it
+	late := w.watch(w.hub, Ask{From: Cursor{at: []store.Position{{Partition: 0, Next: 3}, {Partition: 1, Next: 10}}}}, from(3, 10))
+	w.fill(1, 0)
+	late.read(1, 5)
+	if want := []store.Gap{{Partition: 0, From: 3, To: 10}}; !slices.Equal(late.gaps, want) {
+		t.Errorf("gaps %+v, want %+v", late.gaps, want)
+	}
+}
+
+// A partition that the cursor lacks is read from its oldest message, which is no gap.
+func TestNewPartitions(t *testing.T) {
+	w := newWorld(t, 1, Limits{})
+	v := w.watch(w.hub, Ask{}, from(0))
+	w.fill(3, 0)
+	v.read(3, 10)
+	before := v.cursor()
+	w.must(w.store.AlterTopic(t.Context(), store.Topic{Name: topic, Partitions: 3}))
+	w.fill(4, 0, 1, 2)
+	v.read(15, 10)
+	w.must(w.store.Trim(topic, 2, 2))
+	late := w.watch(w.hub, Ask{From: before}, from(3, 0, 2))
+	late.read(10, 10)
+	anew := w.watch(w.open(w.store, Limits{}), Ask{From: before}, from(3, 0, 2))
+	anew.read(10, 10)
+	if len(v.gaps)+len(late.gaps)+len(anew.gaps) > 0 {
+		t.Errorf("gaps %+v, %+v, %+v", v.gaps, late.gaps, anew.gaps)
+	}
+	if c := v.cursor(); len(c.at) != 3 {
+		t.Errorf("the cursor is of %+v", c.at)
+	}
+}
+
+// A cursor that is ahead of what this gateway has seen of the topic is waited for, not taken for another topic's.
+func TestCursorFromAGatewayThatIsAhead(t *testing.T) {
+	w := newWorld(t, 2, Limits{})
+	stuck := &lagging{Store: w.store}
+	stuck.hold.Store(true)
+	slow := w.open(stuck, Limits{})
+	holder := w.watch(slow, Ask{}, from(0, 0))
+	w.fill(5, 0, 1)
+	fast := w.watch(w.hub, Ask{}, from(0, 0))
+	fast.read(7, 1)
+	v := w.watch(slow, Ask{From: fast.cursor()}, fast.next)
+	stuck.hold.Store(false)
+	v.read(3, 10)
+	w.fill(1, 0, 1)
+	v.read(5, 10)
+	holder.read(12, 10)
+	if len(v.gaps) > 0 || len(v.r.ahead) > 0 {
+		t.Errorf("gaps %+v, ahead in %v", v.gaps, v.r.ahead)
+	}
+}
+
+// lagging is a store whose tails bring nothing while they are held.
+type lagging struct {
+	Store
+	hold atomic.Bool
+}
+
+func (l *lagging) Follow(ctx context.Context, name string, at []store.Position) (store.Tail, error) {
+	t, err := l.Store.Follow(ctx, name, at)
+	return &laggingTail{t, l}, err
+}
+
+type laggingTail struct {
+	store.Tail
+	l *lagging
+}
+
+func (t *laggingTail) Poll(ctx context.Context, limit int) (store.Batch, error) {
+	if t.l.hold.Load() {
+		return store.Batch{}, errs.Unavailable
+	}
+	return t.Tail.Poll(ctx, limit)
+}
+
+func TestTopicMadeAnew(t *testing.T) {
+	w := newWorld(t, 3, Limits{})
+	w.fill(10, 0, 1, 2)
+	v := w.watch(w.hub, Ask{}, from(0, 0, 0))
+	v.read(30, 100)
+	before := v.cursor()
+	w.must(w.store.DeleteTopic(t.Context(), topic))
+	wantKind(t, "a reader of a deleted topic", v.ends(), errs.UnknownTopic)
+	_, err := w.hub.Open(t.Context(), Ask{Topic: topic})
+	wantKind(t, "a deleted topic", err, errs.UnknownTopic)
+	w.create(2)
+	w.fill(4, 0, 1)
+	late := w.watch(w.hub, Ask{From: before}, from(10, 10, 10))
+	late.read(8, 100)
+	want := []store.Gap{{Partition: 0, From: 10}, {Partition: 1, From: 10}, {Partition: 2, From: 10}}
+	if !slices.Equal(late.gaps, want) {
+		t.Errorf("gaps %+v, want %+v", late.gaps, want)
+	}
+	if c := late.cursor(); len(c.at) != 2 {
+		t.Errorf("the cursor still is of %+v", c.at)
+	}
+}
+
+func TestWhatIsNotThere(t *testing.T) {
+	w := newWorld(t, 2, Limits{Topics: 2})
+	_, err := w.hub.Open(t.Context(), Ask{Topic: "none"})
+	wantKind(t, "no topic", err, errs.UnknownTopic)
+	_, err = w.hub.Open(t.Context(), Ask{Topic: topic, From: At(2, 0)})
+	wantKind(t, "no partition", err, errs.InvalidParam)
+	_, err = w.hub.Open(t.Context(), Ask{Topic: topic, From: At(1<<31-1, 0)})
+	wantKind(t, "no partition at all", err, errs.InvalidParam)
+	v := w.watch(w.hub, Ask{From: At(1, 100)}, map[int32]int64{1: 100})
+	w.fill(1, 1)
+	v.read(1, 10)
+	if want := []store.Gap{{Partition: 1, From: 100}}; !slices.Equal(v.gaps, want) {
+		t.Errorf("gaps %+v, want %+v", v.gaps, want)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := w.hub.Open(ctx, Ask{Topic: topic}); err == nil {
+		t.Error("nobody waited, and it is open")
+	}
+}
+
+func TestTooManyTopics(t *testing.T) {
+	w := newWorld(t, 1, Limits{Topics: 2})
+	for _, name := range []string{"b", "c"} {
+		w.must(w.store.CreateTopic(t.Context(), store.Topic{Name: name}))
+	}
+	v := w.watch(w.hub, Ask{}, from(0))
+	b, err := w.hub.Open(t.Context(), Ask{Topic: "b"})
+	w.must(err)
+	_, err = w.hub.Open(t.Context(), Ask{Topic: "c"})
+	wantKind(t, "a third", err, errs.Overloaded)
+	b.Close()
+	b.Close()
+	c, err := w.hub.Open(t.Context(), Ask{Topic: "c"}) // in the place of b, which nobody reads
+	w.must(err)
+	c.Close()
+	w.fill(1, 0)
+	v.read(1, 1)
+}
+
+// Only what is wanted comes, and the rest is passed over, by the cursor too.
+func TestMatch(t *testing.T) {
+	w := newWorld(t, 1, Limits{Messages: 8})
+	w.fill(100, 0)
+	odd := func(m *store.Message) bool { return m.Offset%2 == 1 }
+	v := w.watch(w.hub, Ask{Match: odd}, from(0))
+	v.lazy = true
+	v.read(50, 7)
+	w.fill(5, 0)
+	v.read(52, 7)
+	v.quiet()
+	if c := string(v.r.AppendCursor(nil)); c != textOf(ofAll, store.Position{Next: 105}) {
+		t.Errorf("the cursor is %s", c)
+	}
+	none := w.watch(w.hub, Ask{Match: func(*store.Message) bool { return false }}, from(0))
+	none.quiet()
+}
+
+// A thousand that wait are woken by one message, and each gets it.
+func TestManyWait(t *testing.T) {
+	w := newWorld(t, 1, Limits{})
+	var wg sync.WaitGroup
+	for range 1000 {
+		r, err := w.hub.Open(t.Context(), Ask{Topic: topic, Start: store.Start{Newest: true}})
+		w.must(err)
+		wg.Go(func() {
+			defer r.Close()
+			for want := range int64(3) {
+				b, err := r.Next(t.Context(), 1)
+				if err != nil || len(b.Items) != 1 || b.Items[0].Offset != want {
+					t.Errorf("%+v, %v", b, err)
+					return
+				}
+			}
+		})
+	}
+	w.fill(3, 0)
+	wg.Wait()
+}
+
+// Nothing is lost when the wait ends in the moment in which a message comes.
+func TestCancelLosesNothing(t *testing.T) {
+	w := newWorld(t, 1, Limits{})
+	v := w.watch(w.hub, Ask{}, from(0))
+	const n = 500
+	var end atomic.Pointer[context.CancelFunc]
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for range n {
+			w.fill(1, 0)
+			if cancel := end.Load(); cancel != nil {
+				(*cancel)()
+			}
+		}
+	})
+	for v.got < n {
+		ctx, cancel := context.WithCancel(t.Context())
+		end.Store(&cancel)
+		timer := time.AfterFunc(10*time.Millisecond, cancel)
+		err := v.step(ctx, 3)
+		timer.Stop()
+		cancel()
+		if err != nil && !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+	}
+	wg.Wait()
+}
+
+// Trouble of the store is waited out.
+func TestStoreFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, Limits{})
+		v := w.watch(w.hub, Ask{}, from(0))
+		w.store.FailPoll(func(_, group string) error {
+			if group != "" {
+				t.Errorf("a group is read: %s", group)
+			}
+			return errs.Unavailable
+		})
+		w.fill(3, 0)
+		<-time.After(time.Minute)
+		w.store.FailPoll(nil)
+		v.read(3, 1)
+		v.r.Close()
+		w.close(w.hub)
+	})
+}
+
+// The cluster of the topic gets other brokers: its tails end, and a new one goes on.
+func TestStoreDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, Limits{})
+		d := &dropping{Store: w.store}
+		h := w.open(d, Limits{})
+		v := w.watch(h, Ask{}, from(0, 0))
+		w.fill(3, 0, 1)
+		v.read(6, 10)
+		d.down.Store(3)
+		d.drop()
+		w.fill(3, 0, 1)
+		v.read(12, 10)
+		if len(v.gaps) > 0 || d.down.Load() != 0 {
+			t.Errorf("gaps %+v", v.gaps)
+		}
+		d.drop()
+		w.must(w.store.DeleteTopic(t.Context(), topic))
+		wantKind(t, "a topic that went with its store", v.ends(), errs.UnknownTopic)
+		v.r.Close()
+		w.close(h)
+		w.close(w.hub)
+	})
+}
+
+// dropping is a store whose tails can be ended from outside.
+type dropping struct {
+	Store
+	down  atomic.Int32 // so many calls of Follow fail
+	mu    sync.Mutex
+	tails []store.Tail
+}
+
+func (d *dropping) Follow(ctx context.Context, name string, at []store.Position) (store.Tail, error) {
+	if d.down.Load() > 0 {
+		d.down.Add(-1)
+		return nil, errs.Unavailable
+	}
+	t, err := d.Store.Follow(ctx, name, at)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.tails = append(d.tails, t)
+	return t, err
+}
+
+func (d *dropping) drop() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, t := range d.tails {
+		t.Close()
+	}
+	d.tails = nil
+}
+
+// A topic is followed while it is read and 10 s longer; a message is kept for 30 s.
+func TestNothingIsKeptForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, Limits{})
+		v := w.watch(w.hub, Ask{}, from(0))
+		w.fill(100, 0)
+		v.read(100, 200)
+		tap := v.r.tap
+		if tap.ring.empty() || tap.ring.size() < 100*slotBytes {
+			t.Fatalf("the ring keeps %d bytes", tap.ring.size())
+		}
+		<-time.After(maxAge + maxAge/3 + time.Second)
+		if !tap.ring.empty() || tap.ring.size() != 0 || len(tap.ring.slots) > 16 {
+			t.Errorf("after a while the ring still keeps %d bytes, and has %d slots", tap.ring.size(), len(tap.ring.slots))
+		}
+		topics := func() int {
+			synctest.Wait()
+			w.hub.mu.Lock()
+			defer w.hub.mu.Unlock()
+			return len(w.hub.taps)
+		}
+		v.r.Close()
+		<-time.After(linger - time.Second)
+		again := w.watch(w.hub, Ask{From: v.cursor()}, v.next)
+		<-time.After(2 * linger)
+		w.fill(1, 0)
+		again.read(1, 1)
+		if topics() != 1 || again.r.tap != tap {
+			t.Error("it was closed under a reader")
+		}
+		again.r.Close()
+		<-time.After(linger + time.Second)
+		if topics() != 0 || tap.ctx.Err() == nil {
+			t.Error("nobody reads it, and it is open")
+		}
+		w.close(w.hub)
+	})
+}
+
+func TestMemoryIsBounded(t *testing.T) {
+	w := newWorld(t, 1, Limits{Bytes: 50_000, Total: 60_000, Messages: 1000})
+	v := w.watch(w.hub, Ask{}, from(0))
+	w.fill(500, 0)
+	v.read(500, 100)
+	ring := v.r.tap.ring
+	if n := ring.size(); n > 50_000 || n < 40_000 {
+		t.Errorf("the ring has %d bytes", n)
+	}
+	w.must(w.store.CreateTopic(t.Context(), store.Topic{Name: "b"}))
+	b, err := w.hub.Open(t.Context(), Ask{Topic: "b"})
+	w.must(err)
+	defer b.Close()
+	w.fill(1, 0)
+	v.read(501, 1)
+	if n := ring.size(); n > 30_000 || n < 20_000 {
+		t.Errorf("of two rings one has %d bytes", n)
+	}
+	if n := w.hub.bytes(); n != ring.size() {
+		t.Errorf("all have %d", n)
+	}
+	w.must(w.store.Publish(t.Context(), topic, store.AckAll, &store.Message{Value: make([]byte, 100_000)})) // goes through all the same
+	v.read(502, 1)
+}
+
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, Limits{})
+		began := time.Now()
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		var ended []time.Duration
+		for range 10 {
+			r, err := w.hub.Open(t.Context(), Ask{Topic: topic})
+			w.must(err)
+			wg.Go(func() {
+				defer r.Close()
+				_, err := r.Next(t.Context(), 1)
+				wantKind(t, "a reader", err, errs.Draining)
+				_, err = r.Next(t.Context(), 1)
+				wantKind(t, "again", err, errs.Draining)
+				mu.Lock()
+				defer mu.Unlock()
+				ended = append(ended, time.Since(began))
+			})
+		}
+		synctest.Wait()
+		w.hub.Drain(10 * time.Second)
+		w.hub.Drain(10 * time.Second)
+		_, err := w.hub.Open(t.Context(), Ask{Topic: topic})
+		wantKind(t, "a new reader", err, errs.Draining)
+		wg.Wait()
+		for i, d := range ended {
+			if d != time.Duration(i)*time.Second {
+				t.Errorf("reader %d ended after %v", i, d)
+			}
+		}
+		w.close(w.hub)
+	})
+}
+
+func TestCloseEndsAll(t *testing.T) {
+	w := newWorld(t, 1, Limits{})
+	v := w.watch(w.hub, Ask{}, from(0))
+	idle := w.watch(w.hub, Ask{}, from(0))
+	idle.r.Close()
+	wait := make(chan error)
+	go func() { wait <- v.ends() }()
+	w.close(w.hub)
+	wantKind(t, "a reader that waits", <-wait, errs.Draining)
+	_, err := idle.r.Next(t.Context(), 1)
+	wantKind(t, "one that was closed", err, errs.Draining)
+	_, err = w.hub.Open(t.Context(), Ask{Topic: topic})
+	wantKind(t, "a new one", err, errs.Draining)
+}
