@@ -4,21 +4,32 @@
 //
 // Which gateway is home follows from the list of those that live; Kafka's group protocol is what keeps two that disagree
 // from doing harm: both are members then, and share the partitions.
+//
+// Locks, in the order in which they are taken: session.mu or remote.mu, then link.mu or Router.mu, then view.mu or outbox.mu.
+// The hub is called with none of them held.
 package home
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kateway/kateway/group"
-	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/registry"
-	"github.com/kateway/kateway/store"
+)
+
+const (
+	absence   = 5 * time.Second // after which a gateway that could not be reached is tried again
+	otherView = 2 * time.Second // by then all gateways have heard of a change
 )
 
 // Local is this gateway's own groups, a *group.Hub.
@@ -45,58 +56,387 @@ type Config struct {
 	Peers       Peers                   // nil: there are no other gateways
 	Spread      func(key group.Key) int // how many gateways are home of the group; nil: 1, as for what is below
 	Reconnected func() time.Time        // when the connection to the registry was last made anew; nil or zero: never, or not known
+	MaxMessage  int                     // bytes of the largest message that gateways pass to each other; 16 MiB at least
 	Log         *slog.Logger
 	Metrics     prometheus.Registerer
 }
 
 // Router brings clients to the homes of their groups. All methods may be called concurrently, but for Update.
 type Router struct {
-	cfg Config
+	cfg     Config
+	largest int // of a frame, in bytes
+	view    *view
+	metrics metrics
+	ctx     context.Context //nolint:containedctx // the lifetime of links, which outlive every request
+	stop    context.CancelFunc
+	wg      sync.WaitGroup
+
+	mu       sync.Mutex
+	links    map[string]*link
+	inbound  map[*inbound]struct{}
+	sessions map[*session]struct{}
+	draining bool
+	closed   bool
 }
 
 var _ group.Opener = (*Router)(nil)
 
 // New makes a router that knows no other gateway: everything is local until Update. Close ends it.
-func New(cfg Config) *Router { return &Router{cfg: cfg} }
+func New(cfg Config) *Router {
+	r := &Router{
+		cfg: cfg, largest: max(cfg.MaxMessage, minMessage) + messageHead, view: newView(cfg.Self, cfg.Reconnected),
+		links: map[string]*link{}, inbound: map[*inbound]struct{}{}, sessions: map[*session]struct{}{},
+	}
+	r.ctx, r.stop = context.WithCancel(context.Background())
+	r.metrics = newMetrics(cfg.Metrics, r)
+	return r
+}
 
 // Open is Opener's.
 func (r *Router) Open(ctx context.Context, ask group.Ask) (group.Session, error) {
-	return r.cfg.Hub.Open(ctx, ask)
+	if n := r.spread(ask.Key); n > 1 {
+		return r.openSpread(ctx, ask, n)
+	}
+	return r.openNth(ctx, &ask, 0)
 }
 
-// Settle is Opener's.
-func (r *Router) Settle(ctx context.Context, key group.Key, verbs ...group.Verb) []error {
-	return r.cfg.Hub.Settle(ctx, key, verbs...)
+func (r *Router) openNth(ctx context.Context, ask *group.Ask, nth int) (*session, error) {
+	s := &session{r: r, ask: *ask, nth: nth}
+	if err := r.register(s); err != nil {
+		return nil, err
+	}
+	if err := s.find(ctx); err != nil {
+		s.Close()
+		if ctx.Err() != nil {
+			err = fmt.Errorf("waiting for the group's home: %w: %w", err, errs.Unavailable)
+		}
+		return nil, err
+	}
+	return s, nil
 }
 
-// Through is Opener's.
-func (r *Router) Through(ctx context.Context, key group.Key, at ...store.Position) []error {
-	return r.cfg.Hub.Through(ctx, key, at...)
+func (r *Router) register(s *session) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.draining {
+		return errs.Draining
+	}
+	r.sessions[s] = struct{}{}
+	return nil
 }
 
-// Mark is Opener's.
-func (r *Router) Mark(ctx context.Context, key group.Key, at ...group.At) []error {
-	return r.cfg.Hub.Mark(ctx, key, at...)
+func (r *Router) forget(s *session) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.sessions, s)
 }
+
+// open opens a session at the group's nth home, or, where that can't be reached, at who comes next, ourselves at last. It
+// answers whose it is.
+func (r *Router) open(ctx context.Context, ask *group.Ask, nth int) (group.Session, string, error) {
+	var tried []string
+	for rest := firstRest; ; {
+		id := r.view.pick(ask.Key, nth, tried)
+		inner, err := r.openAt(ctx, id, ask)
+		switch {
+		case err == nil:
+			return inner, id, nil
+		case ctx.Err() != nil:
+			return nil, "", err
+		case errors.Is(err, group.ErrMoved): // it is just leaving the group, and may be home all the same
+			if err := sleep(ctx, rest); err != nil {
+				return nil, "", err
+			}
+			rest = min(2*rest, longestRest)
+		case id != r.cfg.Self && (errors.Is(err, errAway) || errors.Is(err, errLost)):
+			tried = r.next(id, err, tried)
+		default:
+			return nil, "", err
+		}
+	}
+}
+
+// errAway says of a gateway that nothing can be opened there, whatever is asked for.
+var errAway = errors.New("the gateway is no home now")
+
+func (r *Router) openAt(ctx context.Context, id string, ask *group.Ask) (group.Session, error) {
+	if id == r.cfg.Self {
+		return r.cfg.Hub.Open(ctx, *ask)
+	}
+	l, err := r.link(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errAway, err)
+	}
+	s, err := l.open(ctx, ask)
+	if errors.Is(err, errs.Draining) {
+		err = fmt.Errorf("%w: %w", errAway, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// next decides what a failure at another gateway means for who is asked next, and answers the list of those that are not:
+// a connection that broke is tried once more, since the home may be well.
+func (r *Router) next(id string, err error, tried []string) []string {
+	again := "again " + id // no gateway's id: it has a space
+	for _, t := range tried {
+		if t == again {
+			return append(tried, id)
+		}
+	}
+	if errors.Is(err, errLost) && !errors.Is(err, errFrozen) {
+		return append(tried, again)
+	}
+	if errors.Is(err, errs.Draining) {
+		r.miss(id)
+	}
+	return append(tried, id)
+}
+
+// link answers the link to the gateway, made now where there is none. It waits until the gateway has answered, bounded by
+// ctx. Where it can't be reached it is absent from then on.
+func (r *Router) link(ctx context.Context, id string) (*link, error) {
+	r.mu.Lock()
+	l := r.links[id]
+	if l == nil || l.usable() != nil {
+		if r.closed {
+			r.mu.Unlock()
+			return nil, errs.Draining
+		}
+		if l != nil && errors.Is(l.usable(), errs.Draining) && l.live() {
+			r.mu.Unlock()
+			return nil, l.usable()
+		}
+		l = newLink(id, r.largest)
+		r.links[id] = l
+		r.wg.Go(func() { r.runLink(l) })
+	}
+	r.mu.Unlock()
+	select {
+	case <-l.ready:
+		return l, l.usable()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("gateway %s has not answered yet: %w: %w", id, ctx.Err(), errs.Unavailable)
+	}
+}
+
+// runLink is the life of a link.
+func (r *Router) runLink(l *link) {
+	joined := l.run(r.ctx, r.cfg.Peers, r.cfg.Self)
+	r.mu.Lock()
+	if r.links[l.id] == l {
+		delete(r.links, l.id)
+	}
+	r.mu.Unlock()
+	err := l.usable()
+	switch {
+	case r.ctx.Err() != nil, errors.Is(err, errUnknown):
+	case !joined, errors.Is(err, errFrozen):
+		r.cfg.Log.Warn("another gateway can't be reached: the groups that it is home of are served elsewhere", "gateway", l.id, "error", err)
+		r.miss(l.id)
+	default:
+		r.cfg.Log.Debug("link with another gateway ended", "gateway", l.id, "error", err)
+	}
+	<-l.gone
+}
+
+// miss takes a gateway off the homes until it can be reached again, which is tried every 5 s.
+func (r *Router) miss(id string) {
+	if !r.view.miss(id) {
+		return
+	}
+	r.metrics.absences.Inc()
+	r.spawn(func() {
+		for r.view.missing(id) && sleep(r.ctx, absence) == nil && r.view.missing(id) {
+			if _, err := r.link(r.ctx, id); err == nil {
+				r.cfg.Log.Info("a gateway can be reached again", "gateway", id)
+				r.view.back(id)
+				r.rehome()
+				return
+			}
+		}
+	})
+}
+
+// spawn runs f, unless the router is closed already.
+func (r *Router) spawn(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed {
+		r.wg.Go(f)
+	}
+}
+
+// Update takes the list of live gateways, as the registry tells it. Peers has to know them before. It does not wait. One
+// caller at a time.
+func (r *Router) Update(list []registry.Instance) {
+	if r.cfg.Peers != nil {
+		r.changed(r.view.update(list, time.Now()))
+	}
+}
+
+// Follow calls Update with what comes until ctx ends or the channel is closed.
+func (r *Router) Follow(ctx context.Context, lists <-chan []registry.Instance) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case list, ok := <-lists:
+			if !ok {
+				return
+			}
+			r.Update(list)
+		}
+	}
+}
+
+// changed lets groups and sessions follow a change of the view, once those who have come were found to be reachable, and once more
+// when all others have heard of it too: who heard late may have sent clients here meanwhile.
+func (r *Router) changed(came []string, changed bool, again time.Time) {
+	if !again.IsZero() {
+		r.spawn(func() {
+			if sleep(r.ctx, time.Until(again)) == nil {
+				r.changed(r.view.look(time.Now()))
+			}
+		})
+	}
+	if !changed {
+		return
+	}
+	r.spawn(func() {
+		var wg sync.WaitGroup
+		for _, id := range came {
+			if id != r.cfg.Self {
+				wg.Go(func() { _, _ = r.link(r.ctx, id) }) // where it fails it is absent now
+			}
+		}
+		wg.Wait()
+		r.rehome()
+		if sleep(r.ctx, otherView) == nil {
+			r.rehome()
+		}
+	})
+}
+
+// rehome sends away groups and forwarded sessions whose home is another gateway now.
+func (r *Router) rehome() {
+	if r.ctx.Err() != nil {
+		return
+	}
+	for _, key := range r.cfg.Hub.Keys() {
+		if !r.view.among(key, r.spread(key)) {
+			r.cfg.Log.Debug("a group's home is another gateway now", "topic", key.Topic, "group", key.Group, "home", r.Home(key))
+			r.metrics.evictions.Inc()
+			r.cfg.Hub.Evict(key)
+		}
+	}
+	for _, s := range r.openSessions() {
+		s.follow()
+	}
+}
+
+// openSessions are the open sessions.
+func (r *Router) openSessions() []*session {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := make([]*session, 0, len(r.sessions))
+	for s := range r.sessions {
+		list = append(list, s)
+	}
+	return list
+}
+
+// Home is the id of the gateway that is the group's home now, the first where there are several.
+func (r *Router) Home(key group.Key) string { return r.view.pick(key, 0, nil) }
+
+// Gone reports whether the gateway with this id no longer lives, as far as the registry can be believed: at once when it
+// says so, and, when we have not been connected to it for long, 10 s after that.
+func (r *Router) Gone(instance string) bool { return r.view.gone(instance, time.Now()) }
 
 // Receipts is Opener's.
 func (r *Router) Receipts(key group.Key) *group.Receipts { return r.cfg.Hub.Receipts(key) }
 
-// Update takes the list of live gateways, as the registry tells it. Peers has to know them before. One caller at a time.
-func (r *Router) Update([]registry.Instance) {}
+// spread is how many homes the group has.
+func (r *Router) spread(key group.Key) int {
+	if r.cfg.Spread == nil {
+		return 1
+	}
+	return max(1, min(r.cfg.Spread(key), r.view.count()))
+}
 
-// Home is the id of the gateway that is the group's home now.
-func (r *Router) Home(group.Key) string { return r.cfg.Self }
+// admit lets another gateway's link in.
+func (r *Router) admit(in *inbound) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.draining || r.closed {
+		return false
+	}
+	r.inbound[in] = struct{}{}
+	r.wg.Add(1)
+	return true
+}
 
-// Gone reports whether the gateway with this id no longer lives, as far as the registry can be believed.
-func (r *Router) Gone(string) bool { return false }
+func (r *Router) dismissed(in *inbound) {
+	r.mu.Lock()
+	delete(r.inbound, in)
+	r.mu.Unlock()
+	r.wg.Done()
+}
 
-// Routes serves sessions to other gateways. They belong on a listener that lets in gateways only.
-func (r *Router) Routes() []httpx.Route { return nil }
+func (r *Router) stopping() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.draining
+}
 
-// Drain sends the clients of other gateways to the groups' next homes, and ends forwarded sessions of our own clients with
-// errs.Draining, spread over the time given. It does not wait. The hub's own Drain is to follow.
-func (r *Router) Drain(time.Duration) {}
+// Drain sends the groups that are here to their next homes, where there are other gateways, with the clients that other
+// gateways have in them, and ends the sessions of our own clients with errs.Draining, spread over the time given. It does
+// not wait. The hub's Drain is to follow at once: it ends those that are served here. Verbs are taken until Close.
+func (r *Router) Drain(over time.Duration) {
+	r.mu.Lock()
+	if r.draining {
+		r.mu.Unlock()
+		return
+	}
+	r.draining = true
+	for in := range r.inbound {
+		_ = in.out.put(frameAway, 0, nil) // fails where it has gone
+	}
+	r.mu.Unlock()
+	r.view.leave()
+	open := r.openSessions()
+	r.rehome()
+	r.spawn(func() {
+		rand.Shuffle(len(open), func(i, j int) { open[i], open[j] = open[j], open[i] })
+		for i, s := range open {
+			if i > 0 && sleep(r.ctx, over/time.Duration(len(open))) != nil {
+				return // Close ends them all
+			}
+			s.finish(errs.Draining)
+		}
+	})
+}
 
-// Close ends everything. ctx bounds the wait.
-func (r *Router) Close(context.Context) error { return nil }
+// Close ends all links, and with them forwarded sessions. ctx bounds the wait.
+func (r *Router) Close(ctx context.Context) error {
+	r.mu.Lock()
+	r.draining, r.closed = true, true
+	r.mu.Unlock()
+	for _, s := range r.openSessions() {
+		s.finish(errs.Draining)
+	}
+	r.stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.wg.Wait()
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("links with other gateways are still open: %w", ctx.Err())
+	}
+}
