@@ -16,6 +16,7 @@ type Extra struct {
 	Topic   string // of a merged stream; "" is left out
 	Attempt uint32 // 0 is left out
 	Receipt []byte // a receipt is plain ASCII and is not escaped; nil is left out
+	Cursor  []byte // as Receipt
 	Base64  bool   // the value always as value_base64
 }
 
@@ -58,6 +59,11 @@ func AppendObject(dst []byte, m *store.Message, x Extra) []byte {
 	if x.Receipt != nil {
 		dst = append(dst, `,"receipt":"`...)
 		dst = append(dst, x.Receipt...)
+		dst = append(dst, '"')
+	}
+	if x.Cursor != nil {
+		dst = append(dst, `,"cursor":"`...)
+		dst = append(dst, x.Cursor...)
 		dst = append(dst, '"')
 	}
 	return append(dst, '}')

@@ -30,6 +30,7 @@ func TestAppendObject(t *testing.T) {
 		{"tombstone", store.Message{}, Extra{Base64: true}, `,"value":null}`},
 		{"empty key", store.Message{Key: []byte{}, Value: []byte{}}, Extra{}, `,"key":"","value":""}`},
 		{"topic of a merged stream", store.Message{Value: []byte("v")}, Extra{Topic: "a/t/v1"}, `,"topic":"a/t/v1","value":"v"}`},
+		{"read without a group", store.Message{Value: []byte("v")}, Extra{Cursor: []byte("c-_")}, `,"value":"v","cursor":"c-_"}`},
 		{"binary", store.Message{Key: []byte{0xff}, Value: []byte{0xfe, 0}}, Extra{}, `,"key_base64":"/w==","value_base64":"/gA="}`},
 		{"forced base64", store.Message{Key: []byte("k"), Headers: js, Value: []byte("1")}, Extra{Base64: true},
 			`,"key":"k","headers":{"content-type":"application/json"},"value_base64":"MQ=="}`},

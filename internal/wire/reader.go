@@ -29,7 +29,7 @@ const maxNames = 64
 // Read fills m from the object in line. Key, value and headers may share line's bytes, which nobody may change after. A
 // value that is no string is stored as its JSON, byte for byte; null is a tombstone. An empty key is no key; without a
 // partition m.Partition is AnyPartition. What a consumed object has beside the record (offset, timestamp, topic, attempt,
-// receipt) is passed over, so that a consumed line can be published again.
+// receipt, cursor) is passed over, so that a consumed line can be published again.
 //
 // Kind InvalidBody, with the reason in the text, for everything else: a field that is not known or comes twice (at any
 // depth), none or both of value and value_base64, nesting beyond MaxDepth, text that is no UTF-8.
@@ -117,7 +117,7 @@ func (r *ObjectReader) readField(line []byte, m *store.Message, seen *fields) er
 		m.Value, err = r.text(v, true)
 	case "partition":
 		m.Partition, err = partition(v)
-	case "offset", "timestamp", "topic", "attempt", "receipt":
+	case "offset", "timestamp", "topic", "attempt", "receipt", "cursor":
 	default:
 		return fmt.Errorf("unknown field %.64q", name)
 	}

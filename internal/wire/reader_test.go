@@ -42,7 +42,7 @@ func TestReadObject(t *testing.T) {
 		{`{"\u006bey":"k","value":"v"}`, store.Message{Partition: unset, Key: []byte("k"), Value: []byte("v")}},
 		{`{"headers":{"a":"1","b":["2","3"],"c":[]},"headers_base64":{"d":"/w==","e":["AA==",""]},"value":"v"}`,
 			store.Message{Partition: unset, Value: []byte("v"), Headers: h("a", "1", "b", "2", "b", "3", "d", "\xff", "e", "\x00", "e", "")}},
-		{`{"partition":0,"offset":42,"timestamp":"x","topic":"a/b/c","attempt":3,"receipt":"r","value":"v"}`, store.Message{Value: []byte("v")}},
+		{`{"partition":0,"offset":42,"timestamp":"x","topic":"a/b/c","attempt":3,"receipt":"r","cursor":"c","value":"v"}`, store.Message{Value: []byte("v")}},
 	}
 	var r ObjectReader // one for all: what it made must stay
 	got := make([]store.Message, len(cases))
