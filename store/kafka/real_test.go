@@ -17,7 +17,7 @@ import (
 // newTopic makes one on the real cluster.
 func newTopic(t *testing.T, s *Store, partitions int32) string {
 	t.Helper()
-	name := strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")) + fmt.Sprint(time.Now().UnixNano())
+	name := strings.ToLower(strings.NewReplacer("/", "-", "#", "-").Replace(t.Name())) + fmt.Sprint(time.Now().UnixNano())
 	if err := s.CreateTopic(t.Context(), store.Topic{Name: name, Partitions: partitions}); err != nil {
 		t.Fatal(err)
 	}
