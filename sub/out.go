@@ -2,6 +2,7 @@ package sub
 
 import (
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/kateway/kateway/group"
@@ -118,4 +119,31 @@ func (o *out) write(b []byte) error {
 		}
 	}
 	return o.rc.Flush()
+}
+
+// finish writes the last of an answer that has an end: all of it at once, with its length, where nothing was sent before.
+func (o *out) finish(c *chunk, first bool) error {
+	if !first {
+		if err := o.send(c); err != nil {
+			return err
+		}
+		return o.end(c)
+	}
+	if o.coder == nil {
+		return o.whole(c.buf)
+	}
+	var err error
+	if c.coded, err = o.coder.add(c.coded[:0], c.buf); err != nil {
+		return err
+	}
+	if c.coded, err = o.coder.end(c.coded); err != nil {
+		return err
+	}
+	return o.whole(c.coded)
+}
+
+// whole writes an answer that is nothing but these bytes.
+func (o *out) whole(body []byte) error {
+	o.w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
+	return o.write(body)
 }

@@ -7,7 +7,6 @@ import (
 	"math"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -179,10 +178,10 @@ func (a *answer) write(batch []group.Delivery) error {
 		a.out.setHeaders("", a.wish.coding)
 		wire.SetHeaders(a.out.w.Header(), d.Message, a.enc.extra(d))
 		if a.out.coder == nil {
-			return a.whole(d.Value)
+			return a.out.whole(d.Value)
 		}
 		c.buf = append(c.buf, d.Value...)
-		return a.finish(c, true)
+		return a.out.finish(c, true)
 	case pollLines:
 		a.out.setHeaders(typeJSONLines, a.wish.coding)
 		return a.many(c, batch, func(dst []byte, d *group.Delivery) []byte { return append(a.enc.object(dst, d), '\n') })
@@ -206,31 +205,5 @@ func (a *answer) many(c *chunk, batch []group.Delivery, form func([]byte, *group
 		}
 		c.buf, first = c.buf[:0], false
 	}
-	return a.finish(c, first)
-}
-
-// finish writes the last of the answer.
-func (a *answer) finish(c *chunk, first bool) error {
-	if !first {
-		if err := a.out.send(c); err != nil {
-			return err
-		}
-		return a.out.end(c)
-	}
-	if a.out.coder == nil {
-		return a.whole(c.buf)
-	}
-	var err error
-	if c.coded, err = a.out.coder.add(c.coded[:0], c.buf); err != nil {
-		return err
-	}
-	if c.coded, err = a.out.coder.end(c.coded); err != nil {
-		return err
-	}
-	return a.whole(c.coded)
-}
-
-func (a *answer) whole(body []byte) error {
-	a.out.w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
-	return a.out.write(body)
+	return a.out.finish(c, first)
 }
