@@ -16,7 +16,7 @@ var simLimits = Limits{Window: simWindow, Stall: 10 * time.Minute}
 
 // plants are the anomalies that the simulation knows how to make: a rule, and which of its faces.
 var plants = []string{
-	"C1", "C2", "C3", "C4 bytes", "C4 key", "C5", "C6", "C7", "C8", "C9", "C10", "C11", "C12 missed", "C12 repeated", "C13 stored", "C13 delivered", "C14", "C15",
+	"C1", "C2", "C2 unwanted", "C3", "C4 bytes", "C4 key", "C5", "C6", "C7", "C8", "C9", "C10", "C11", "C12 missed", "C12 repeated", "C13 stored", "C13 delivered", "C14", "C15",
 	"C16", "C17 behind", "C17 drain", "C17 stall", "C20 not dead", "C20 dead twice", "C20 early", "C20 too often", "C22", "C25",
 }
 

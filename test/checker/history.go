@@ -64,7 +64,8 @@ type Message struct {
 	Cause     string `json:"cause,omitempty"`   // of a dead message
 	Wrong     string `json:"wrong,omitempty"`   // why it is not what it should be, found by who read it
 	Cut       bool   `json:"cut,omitempty"`     // shorter than it says
-	Partial   bool   `json:"partial,omitempty"` // only its beginning has come
+	Nowhere   bool   `json:"nowhere,omitempty"` // came in a form that does not say where it is
+	Partial   bool   `json:"partial,omitempty"` // only its beginning has come; ID may not be known
 }
 
 // Spec is what is promised to a group, or to a reader without one.

@@ -50,13 +50,17 @@ func (c *check) placesOf(id ID) (list []place) {
 // lost finds messages that never came whole (C1), of some of which a part has come (C25).
 func (c *check) lost(g *group) {
 	for _, id := range c.owed(g) {
-		whole, part := false, []int{c.sent[id].attempts[0].begun}
-		for _, d := range g.byID[id] {
-			whole = whole || d.whole
-			part = append(part, d.n)
+		at := c.placesOf(id)
+		if len(g.byID[id]) > 0 || slices.ContainsFunc(at, g.moved) {
+			continue
+		}
+		part := []int{c.sent[id].attempts[0].begun}
+		for _, p := range at {
+			for _, d := range g.byPlace[p] {
+				part = append(part, d.n)
+			}
 		}
 		switch {
-		case whole, slices.ContainsFunc(c.placesOf(id), g.moved):
 		case g.spec.Explicit && len(part) > 1:
 			c.found("C25", part, "%s: its delivery to %s broke off, and it did not come again", id, g.name)
 		case g.spec.Explicit || len(c.faults) == 0:
@@ -321,6 +325,14 @@ func (c *check) excuses(a, b *delivery) bool {
 	})
 }
 
+// idAt is the message of a place of the group's topic.
+func (c *check) idAt(g *group, at place) ID {
+	if t := c.topics[g.topic]; t != nil {
+		return t.at[at]
+	}
+	return g.byPlace[at][0].ID
+}
+
 // attempts looks at messages that are not acked again and again (C20).
 func (c *check) attempts(g *group) {
 	if g.spec.MaxAttempts == 0 {
@@ -340,7 +352,7 @@ func (c *check) attempts(g *group) {
 	}
 	done := c.acks(g)
 	for at, list := range g.byPlace {
-		id, most, top := list[0].ID, g.spec.MaxAttempts+len(c.unclean), 0
+		id, most, top := c.idAt(g, at), g.spec.MaxAttempts+len(c.unclean), 0
 		for _, d := range list {
 			top = max(top, d.Attempt)
 		}

@@ -27,8 +27,12 @@ func (c *check) store() {
 func (c *check) reads() {
 	for _, g := range c.groups {
 		for _, d := range g.got {
-			if d.whole {
-				c.genuine(&c.records[d.n-1], &d.Message, "delivered")
+			if !d.whole {
+				continue
+			}
+			c.genuine(&c.records[d.n-1], &d.Message, "delivered")
+			if p := c.sent[d.ID]; p != nil && !g.spec.wants(p.tag) {
+				c.found("C2", []int{d.n}, "%s has tags %q and came to %s, which wants %q", d.ID, p.tag, g.name, g.spec.Tags)
 			}
 		}
 	}
@@ -93,7 +97,7 @@ func (c *check) places() {
 			continue
 		}
 		for _, m := range r.Messages {
-			if m.Wrong == "" && !m.Partial {
+			if m.Wrong == "" && !m.Partial && !m.Nowhere {
 				see(r, m.ID, m.place())
 			}
 		}
@@ -131,10 +135,8 @@ func (c *check) order() {
 				if g.moved(p.attempts[0].at) {
 					return -1
 				}
-				for _, d := range g.byID[p.id] {
-					if d.whole {
-						return d.n
-					}
+				if got := g.byID[p.id]; len(got) > 0 {
+					return got[0].n
 				}
 				return -1
 			})

@@ -38,7 +38,7 @@ func (g *simGroup) fill() {
 	for _, log := range g.topic.log {
 		for _, m := range log {
 			if g.at[m.place()] == nil {
-				g.at[m.place()] = &entry{m: m, done: !g.spec.wants(m.Tag)}
+				g.at[m.place()] = &entry{m: m, done: !g.spec.wants(m.Tag) && !g.plant("C2 unwanted")}
 			}
 		}
 	}

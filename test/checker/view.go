@@ -123,45 +123,54 @@ type reader struct {
 
 func newView(records []Record) *view {
 	v := &view{records: records, sent: map[ID]*publish{}, topics: map[string]*topic{}}
-	groups, readers := map[string]*group{}, map[string]*reader{}
 	for i := range records {
-		r := &records[i]
-		v.last = max(v.last, r.N)
-		switch r.Op {
-		case Declare:
-			if r.Group == "" {
-				n := &reader{topic: r.Topic, client: r.Client, spec: *r.Spec}
-				readers[r.Client], v.readers = n, append(v.readers, n)
-			} else {
-				g := &group{
-					topic: r.Topic, name: r.Group, spec: *r.Spec, byID: map[ID][]*delivery{}, byPlace: map[place][]*delivery{}, byReceipt: map[string]*delivery{},
-					dead: map[place][]Message{}, retry: map[place][]Message{}, closed: map[int]int{}, first: map[int]int{},
-				}
-				groups[r.Topic+" "+r.Group], v.groups = g, append(v.groups, g)
-			}
+		v.last = max(v.last, records[i].N)
+		switch records[i].Op {
 		case Publish:
-			v.publish(r)
+			v.publish(&records[i])
 		case Stored:
-			v.truth(r)
+			v.truth(&records[i])
 		case Fault:
-			v.fault(r)
+			v.fault(&records[i])
 		case Drain:
-			if r.Phase != Invoke {
-				v.drained = append(v.drained, *r)
-			}
-		case Poll, Stream, Chunk:
-			if g := groups[r.Topic+" "+r.Group]; g != nil {
-				g.read(r)
-			} else if n := readers[r.Client]; n != nil && r.Group == "" {
-				n.got = append(n.got, deliveries(r)...)
+			if records[i].Phase != Invoke {
+				v.drained = append(v.drained, records[i])
 			}
 		default:
-			if g := groups[r.Topic+" "+r.Group]; g != nil {
-				g.note(r)
-			}
 		}
 	}
+	v.follow()
 	return v
+}
+
+// follow gives each group and reader what was read and said in its name.
+func (v *view) follow() {
+	groups, readers := map[string]*group{}, map[string]*reader{}
+	for i := range v.records {
+		r := &v.records[i]
+		g, n := groups[r.Topic+" "+r.Group], readers[r.Client]
+		switch {
+		case r.Op == Declare && r.Group == "":
+			n = &reader{topic: r.Topic, client: r.Client, spec: *r.Spec}
+			readers[r.Client], v.readers = n, append(v.readers, n)
+		case r.Op == Declare:
+			g = newGroup(r)
+			groups[r.Topic+" "+r.Group], v.groups = g, append(v.groups, g)
+		case g != nil && (r.Op == Poll || r.Op == Stream || r.Op == Chunk):
+			g.read(v, r)
+		case g != nil:
+			g.note(r)
+		case n != nil && r.Group == "":
+			n.got = append(n.got, v.deliveries(r)...)
+		}
+	}
+}
+
+func newGroup(r *Record) *group {
+	return &group{
+		topic: r.Topic, name: r.Group, spec: *r.Spec, byID: map[ID][]*delivery{}, byPlace: map[place][]*delivery{}, byReceipt: map[string]*delivery{},
+		dead: map[place][]Message{}, retry: map[place][]Message{}, closed: map[int]int{}, first: map[int]int{},
+	}
 }
 
 func (v *view) publish(r *Record) {
@@ -222,20 +231,40 @@ func (v *view) fault(r *Record) {
 }
 
 // deliveries are those of a poll's end or a chunk.
-func deliveries(r *Record) (list []*delivery) {
-	if r.Phase == Invoke || r.Op == Stream {
+func (v *view) deliveries(r *Record) (list []*delivery) {
+	if r.Phase == Invoke || r.Op != Poll && r.Op != Chunk {
 		return nil
 	}
 	for _, m := range r.Messages {
+		if m.Nowhere {
+			m.Partition, m.Offset = v.locate(r.Topic, m.ID)
+		}
 		list = append(list, &delivery{Message: m, n: r.N, open: r.Of, client: r.Client, at: r.At, whole: !m.Partial})
 	}
 	return list
 }
 
-func (g *group) read(r *Record) {
-	for _, d := range deliveries(r) {
+// locate is where the message is as far as anybody knows; a partition of -1 is nowhere.
+func (v *view) locate(topic string, id ID) (partition int32, offset int64) {
+	if t := v.topics[topic]; t != nil && len(t.stored[id]) > 0 {
+		return t.stored[id][0].partition, t.stored[id][0].offset
+	}
+	if p := v.sent[id]; p != nil {
+		for _, a := range p.attempts {
+			if a.phase == OK {
+				return a.at.partition, a.at.offset
+			}
+		}
+	}
+	return -1, int64(id.Producer)<<32 | int64(id.Seq)
+}
+
+func (g *group) read(v *view, r *Record) {
+	for _, d := range v.deliveries(r) {
 		g.got = append(g.got, d)
-		g.byID[d.ID] = append(g.byID[d.ID], d)
+		if d.whole {
+			g.byID[d.ID] = append(g.byID[d.ID], d)
+		}
 		g.byPlace[d.place()] = append(g.byPlace[d.place()], d)
 		if d.Receipt != "" && d.whole {
 			if _, again := g.byReceipt[d.Receipt]; !again {

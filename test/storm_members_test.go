@@ -1,0 +1,482 @@
+package test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	bin "encoding/binary" // binary is the gateway's
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kateway/kateway/test/checker"
+)
+
+// habit is how a member of a group behaves.
+type habit struct {
+	name    string // unique within the group
+	kind    string // polls: raw, lines, frames, piggyback, offsets; streams: stream, sse, text; ws, wsraw
+	batch   int    // of a poll; default 10
+	wait    string // of a poll; default 1s
+	client  string // client=
+	rotate  bool   // each request goes to the next door
+	extra   string // more of the query
+	stay    time.Duration
+	verdict func(*rand.Rand, checker.Message) checker.Op // default: ack; "" says nothing
+	door    *door                                        // its own way in, else the storm's
+}
+
+// kinds are the forms in which a group is read, by how it acks.
+func kinds(explicit bool) []string {
+	if explicit {
+		return []string{"raw", "lines", "piggyback", "stream", "sse", "ws"}
+	}
+	return []string{"raw", "lines", "frames", "stream", "sse", "text", "ws", "wsraw"}
+}
+
+// member is a client of a group that comes back whenever its poll or stream has ended.
+type member struct {
+	*storm
+	habit
+	party *party
+	r     *rand.Rand
+	http  *http.Client
+	turn  int
+	owed  []checker.Message // by a piggyback: to be acked with the next poll
+}
+
+func newHTTP(t *testing.T) *http.Client {
+	tr := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
+}
+
+// join makes a member, which stays until the crew ends.
+func (s *storm) join(c *crew, p *party, h habit) {
+	ctx := c.life(s.t)
+	m := &member{storm: s, habit: h, party: p, r: s.random(p.name + h.name), http: newHTTP(s.t), turn: int(s.seed%7) + len(h.name)}
+	if m.batch == 0 {
+		m.batch = 10
+	}
+	if m.wait == "" {
+		m.wait = "1s"
+	}
+	c.wg.Go(func() {
+		for ctx.Err() == nil {
+			if !m.once(ctx) { // it may be better in a moment
+				select {
+				case <-time.After(50 * time.Millisecond):
+				case <-ctx.Done():
+				}
+			}
+		}
+		m.payUp()
+		m.http.CloseIdleConnections()
+	})
+}
+
+// once polls, or opens a stream and follows it to its end, and reports whether that went well.
+func (m *member) once(ctx context.Context) bool {
+	d := m.storm.door(m.turn)
+	if m.habit.door != nil {
+		d = *m.habit.door
+	}
+	if m.rotate {
+		m.turn++
+	}
+	switch m.kind {
+	case "stream", "sse", "text":
+		return m.stream(ctx, d)
+	case "ws", "wsraw":
+		return m.socket(ctx, d)
+	}
+	return m.poll(d)
+}
+
+func (m *member) who() string { return m.party.name + "/" + m.name }
+
+// query is what every request of the group says.
+func (m *member) query() string {
+	q := url.Values{"group": {m.party.name}, "mode": {m.party.spec.Mode}, "lease": {m.party.spec.Lease.String()}}
+	if m.party.spec.Explicit {
+		q.Set("ack", "explicit")
+	}
+	if m.client != "" {
+		q.Set("client", m.client)
+	}
+	if len(m.party.spec.Tags) > 0 {
+		q.Set("tag", strings.Join(m.party.spec.Tags, ","))
+	}
+	return "?" + q.Encode() + m.extra
+}
+
+// record is one of this member's, at a door.
+func (m *member) record(op checker.Op, d door, messages ...checker.Message) checker.Record {
+	return checker.Record{Op: op, Phase: checker.Invoke, Client: m.who(), Via: d.name, Topic: m.inStore(), Group: m.party.name, Messages: messages}
+}
+
+func (m *member) at(d door) *client { return &client{m.t, m.http, d.base, m.app} }
+
+// poll asks once and settles what came. It ends by itself: who stops in the midst of it would lose what is on its way.
+func (m *member) poll(d door) bool {
+	query, header := m.query()+"&wait="+m.wait, []string(nil)
+	switch m.kind {
+	case "raw":
+	case "frames":
+		query += "&batch=" + strconv.Itoa(max(m.batch, 2))
+		header = []string{"Accept", "application/octet-stream"}
+	default:
+		query += "&batch=" + strconv.Itoa(m.batch)
+		header = []string{"Accept", "application/x-ndjson"}
+	}
+	acks, paid := 0, m.owed
+	if len(paid) > 0 {
+		header = append(header, "X-Receipt", receipts(paid))
+		acks = m.h.Note(m.record(checker.Ack, d, paid...))
+	}
+	n := m.h.Note(m.record(checker.Poll, d))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	a, err := m.at(d).exchange(ctx, "GET", "/v1/msgs/"+m.app+"/"+m.topic+"/v1"+query, nil, header...)
+	got := m.parse(a)
+	switch {
+	case err != nil:
+		m.h.End(n, checker.Info, err.Error(), got...)
+	case a.StatusCode == http.StatusOK, a.StatusCode == http.StatusNoContent:
+		m.h.End(n, checker.OK, "", got...)
+	default:
+		m.fail("%s polls: %s", m.who(), a)
+		m.h.End(n, outcome(a.StatusCode), a.String())
+	}
+	if acks > 0 {
+		m.paid(acks, a, err, paid)
+	}
+	if m.kind == "piggyback" && err == nil {
+		m.owed = got
+		return len(got) > 0 || a.StatusCode < 300
+	}
+	return m.settle(d, got) && err == nil && a.StatusCode < 300
+}
+
+func receipts(list []checker.Message) string {
+	all := make([]string, len(list))
+	for i, m := range list {
+		all[i] = m.Receipt
+	}
+	return strings.Join(all, ",")
+}
+
+// paid notes what became of the acks that a poll carried.
+func (m *member) paid(n int, a answer, err error, list []checker.Message) {
+	m.owed = nil
+	if err != nil || a.StatusCode != http.StatusOK && a.StatusCode != http.StatusNoContent {
+		m.h.End(n, checker.Info, "")
+		return
+	}
+	var good, fenced []checker.Message
+	for _, w := range list {
+		if strings.Contains(","+a.Header.Get("X-Receipt-Fenced")+",", ","+w.Receipt+",") {
+			fenced = append(fenced, w)
+		} else {
+			good = append(good, w)
+		}
+	}
+	m.endEach(n, checker.OK, good)
+	m.endEach(n, checker.Fail, fenced)
+}
+
+func (m *member) endEach(n int, phase checker.Phase, list []checker.Message) {
+	if len(list) > 0 {
+		m.h.End(n, phase, "", list...)
+	}
+}
+
+// payUp acks what a piggyback has left.
+func (m *member) payUp() {
+	if len(m.owed) > 0 {
+		m.settle(m.storm.door(m.turn), m.owed)
+	}
+}
+
+// parse reads the whole messages of an answer, which may have broken off.
+func (m *member) parse(a answer) (got []checker.Message) {
+	if a.Response == nil || a.StatusCode != http.StatusOK {
+		return nil
+	}
+	switch m.kind {
+	case "raw":
+		if a.ContentLength >= 0 && len(a.body) == int(a.ContentLength) {
+			got = append(got, m.raw(a))
+		}
+	case "frames":
+		for b := a.body; len(b) >= 16; {
+			size := int(bin.BigEndian.Uint32(b[12:]))
+			if len(b) < 16+size {
+				break
+			}
+			got = append(got, keyless(b[16:16+size], int32(bin.BigEndian.Uint32(b)), int64(bin.BigEndian.Uint64(b[4:]))))
+			b = b[16+size:]
+		}
+	default:
+		for line := range bytes.Lines(a.body) {
+			if w, ok := m.object(line); ok {
+				got = append(got, w)
+			}
+		}
+	}
+	return got
+}
+
+// keyless is a message of a form that has no key: what it says of itself is taken for true.
+func keyless(value []byte, partition int32, offset int64) checker.Message {
+	p, _ := checker.Parse(value)
+	return observed(value, checker.Message{Partition: partition, Offset: offset, Key: p.Key})
+}
+
+// raw is the message of a poll that brings one as it is.
+func (m *member) raw(a answer) checker.Message {
+	text := func(name string) string {
+		s, err := url.PathUnescape(a.Header.Get(name))
+		if err != nil {
+			m.fail("%s: header %s: %v", m.who(), name, err)
+		}
+		return s
+	}
+	partition, err1 := strconv.Atoi(text("X-Partition"))
+	offset, err2 := strconv.ParseInt(text("X-Offset"), 10, 64)
+	attempt, err3 := strconv.Atoi(text("X-Attempt"))
+	if err := errors.Join(err1, err2, err3); err != nil {
+		m.fail("%s: %v", m.who(), err)
+	}
+	return proven(observed(a.body, checker.Message{
+		Partition: int32(partition), Offset: offset, Key: text("X-Key"), Tag: text("X-Tag"), Attempt: attempt, Receipt: a.Header.Get("X-Receipt"),
+	}), text("X-Msg-Proof"))
+}
+
+// object reads a JSON object. Not ok: it is none, or something else than a message; one that broke off may tell which it was.
+func (m *member) object(line []byte) (checker.Message, bool) {
+	line = bytes.TrimRight(line, "\n")
+	if len(line) == 0 {
+		return checker.Message{}, false
+	}
+	var o struct {
+		Event     string            `json:"event"`
+		Code      string            `json:"code"`
+		Partition int32             `json:"partition"`
+		Offset    int64             `json:"offset"`
+		Key       string            `json:"key"`
+		Value     string            `json:"value"`
+		Base64    []byte            `json:"value_base64"`
+		Headers   map[string]string `json:"headers"`
+		Attempt   int               `json:"attempt"`
+		Receipt   string            `json:"receipt"`
+		Cursor    string            `json:"cursor"`
+	}
+	if json.Unmarshal(line, &o) != nil {
+		var partial checker.Message
+		if n, _ := fmt.Sscanf(string(line), `{"partition":%d,"offset":%d,`, &partial.Partition, &partial.Offset); n == 2 && !bytes.HasSuffix(line, []byte("}")) {
+			partial.Partial = true
+			return partial, true
+		}
+		if bytes.HasSuffix(line, []byte("}")) {
+			m.fail("%s: %.200q is no JSON", m.who(), line)
+		}
+		return checker.Message{}, false
+	}
+	if o.Event != "" {
+		m.event(o.Event, line)
+		return checker.Message{}, false
+	}
+	value := []byte(o.Value)
+	if o.Base64 != nil {
+		value = o.Base64
+	}
+	return proven(observed(value, checker.Message{
+		Partition: o.Partition, Offset: o.Offset, Key: o.Key, Tag: o.Headers["tags"], Attempt: o.Attempt, Receipt: o.Receipt,
+	}), o.Headers["proof"]), true
+}
+
+// event is something in a stream that is no message: nothing of that kind should happen.
+func (m *member) event(name string, line []byte) { m.fail("%s: event %s: %.300s", m.who(), name, line) }
+
+// settle says of each message what the member thinks of it, and reports whether the gateway could be asked.
+func (m *member) settle(d door, got []checker.Message) bool {
+	if !m.party.spec.Explicit {
+		return true
+	}
+	byOp := map[checker.Op][]checker.Message{}
+	for _, w := range got {
+		op := checker.Ack
+		if m.verdict != nil {
+			op = m.verdict(m.r, w)
+		}
+		if op != "" && !w.Partial {
+			byOp[op] = append(byOp[op], w)
+		}
+	}
+	ok := true
+	for _, op := range []checker.Op{checker.Ack, checker.Nack, checker.Bury, checker.Extend} {
+		if list := byOp[op]; len(list) > 0 {
+			ok = m.say(d, op, list) && ok
+		}
+	}
+	return ok
+}
+
+// say settles a list with one verb: one message by headers, more by a body.
+func (m *member) say(d door, op checker.Op, list []checker.Message) bool {
+	path, body, header := "/v1/msgs/"+m.app+"/"+m.topic+"/v1?group="+m.party.name, io.Reader(nil), []string(nil)
+	if len(list) == 1 {
+		path, header = path+"&op="+string(op), []string{"X-Receipt", list[0].Receipt}
+	} else {
+		var verbs []map[string]string
+		for _, w := range list {
+			verbs = append(verbs, map[string]string{"receipt": w.Receipt, "op": string(op)})
+		}
+		b, err := json.Marshal(verbs)
+		if err != nil {
+			panic(err)
+		}
+		body = bytes.NewReader(b)
+	}
+	n := m.h.Note(m.record(op, d, list...))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	a, err := m.at(d).exchange(ctx, "PUT", path, body, header...)
+	var each struct {
+		Results []struct {
+			Error *struct {
+				Status int `json:"status"`
+			} `json:"error"`
+		} `json:"results"`
+	}
+	switch {
+	case err != nil:
+		m.h.End(n, lost(err), err.Error())
+		return false
+	case json.Unmarshal(a.body, &each) != nil || len(each.Results) != len(list):
+		if a.StatusCode != http.StatusConflict {
+			m.fail("%s settles: %s", m.who(), a)
+		}
+		m.h.End(n, outcome(a.StatusCode), a.String())
+		return a.StatusCode < 500
+	}
+	for i, r := range each.Results {
+		if r.Error == nil {
+			m.h.End(n, checker.OK, "", list[i])
+		} else {
+			m.h.End(n, outcome(r.Error.Status), strconv.Itoa(r.Error.Status), list[i])
+		}
+	}
+	return true
+}
+
+// leave ends what cut ends when the crew ends or the member has stayed long enough. It is noted before the other side can
+// know of it. done ends the watch, and reports whether the member has left.
+func (m *member) leave(ctx context.Context, n int, cut func()) (done func() bool) {
+	leaving, cancel := context.WithCancel(ctx)
+	if m.stay > 0 {
+		leaving, cancel = context.WithTimeout(ctx, m.stay/2+time.Duration(m.r.Int64N(int64(m.stay))))
+	}
+	noted := make(chan struct{})
+	stop := context.AfterFunc(leaving, func() {
+		m.h.End(n, checker.Info, "leaves")
+		close(noted)
+		cut()
+	})
+	return func() bool {
+		defer cancel()
+		if stop() {
+			return false
+		}
+		<-noted
+		return true
+	}
+}
+
+// stream follows one to its end or until the member leaves.
+func (m *member) stream(ctx context.Context, d door) bool {
+	accept := map[string]string{"stream": "application/x-ndjson", "sse": "text/event-stream", "text": "text/plain"}[m.kind]
+	n := m.h.Note(m.record(checker.Stream, d))
+	request, cut := context.WithCancel(context.Background())
+	defer cut()
+	resp, err := m.at(d).open(request, "GET", "/v1/stream/"+m.app+"/"+m.topic+"/v1"+m.query(), nil, "Accept", accept)
+	if err != nil {
+		m.h.End(n, lost(err), err.Error())
+		return false
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		b, _ := io.ReadAll(resp.Body)
+		m.fail("%s opens a stream: %s", m.who(), answer{resp, b})
+		m.h.End(n, outcome(resp.StatusCode), string(b))
+		return false
+	}
+	done := m.leave(ctx, n, cut)
+	r := bufio.NewReader(resp.Body)
+	for {
+		got, err := m.chunk(r)
+		if len(got) > 0 {
+			m.h.Note(checker.Record{Op: checker.Chunk, Phase: checker.OK, Of: n, Client: m.who(), Via: d.name, Topic: m.inStore(), Group: m.party.name, Messages: got})
+			m.settle(d, got)
+		}
+		if err == nil {
+			continue
+		}
+		if done() {
+			return true
+		}
+		if errors.Is(err, io.EOF) {
+			m.h.End(n, checker.OK, "")
+		} else {
+			m.h.End(n, checker.Info, err.Error())
+		}
+		return false
+	}
+}
+
+// chunk reads what is at hand, at least one line.
+func (m *member) chunk(r *bufio.Reader) (got []checker.Message, err error) {
+	for len(got) < 100 {
+		line, err := r.ReadBytes('\n')
+		if w, ok := m.line(line, err == nil); ok {
+			got = append(got, w)
+		}
+		if err != nil {
+			return got, err
+		}
+		rest, _ := r.Peek(r.Buffered())
+		if bytes.IndexByte(rest, '\n') < 0 {
+			return got, nil
+		}
+	}
+	return got, nil
+}
+
+// line reads one line of a stream.
+func (m *member) line(line []byte, whole bool) (checker.Message, bool) {
+	switch m.kind {
+	case "text":
+		if !whole || len(line) == 0 {
+			return checker.Message{}, false
+		}
+		w := keyless(line[:len(line)-1], 0, 0)
+		w.Nowhere = true
+		return w, true
+	case "sse":
+		data, ok := bytes.CutPrefix(line, []byte("data: "))
+		if !ok {
+			return checker.Message{}, false
+		}
+		return m.object(data)
+	}
+	return m.object(line)
+}
