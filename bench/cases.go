@@ -42,6 +42,11 @@ func cases() []benchCase {
 		{"idle-http1", 25, false, idleHTTP1},               // the same
 		{"read-kafka", 1.5, true, readKafka},               // CPU, times the floor
 		{"edit", 1.25, true, editTopics},                   // p99, times the floor's
+		{"deliver", 1.6, false, deliver},                   // CPU, times the floor
+		{"fan-out", 40, false, fanOut},                     // CPU per delivery, µs: 25,000/s of a core
+		{"crowd-ws", 16, false, crowdWS},                   // KB per client
+		{"crowd-sse", 12, false, crowdSSE},                 // the same
+		{"homes", 0, true, homes},                          // no target: for the eye
 		{"stop", 0, false, stopBusy},                       // failed requests
 	}
 }
@@ -349,7 +354,12 @@ func give(ctx context.Context, p *proc, sizes []int) error {
 	if err != nil {
 		return err
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+p.addr+"/sizes", bytes.NewReader(body))
+	return tell(ctx, p, "/sizes", body)
+}
+
+// tell posts something to a floor.
+func tell(ctx context.Context, p *proc, path string, body []byte) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+p.addr+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}

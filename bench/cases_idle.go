@@ -206,8 +206,16 @@ func openHTTP1(ctx context.Context, addr, path string, n int) (func(), error) {
 	return closeAll, nil
 }
 
-// openH2C opens 250 streams on each connection, as many as the gateway allows.
 func openH2C(ctx context.Context, addr, path string, n int) (func(), error) {
+	return openStreams(ctx, addr, path, "*/*", n)
+}
+
+func openSSE(ctx context.Context, addr, path string, n int) (func(), error) {
+	return openStreams(ctx, addr, path, "text/event-stream", n)
+}
+
+// openStreams opens 250 streams on each connection, as many as the gateway allows.
+func openStreams(ctx context.Context, addr, path, accept string, n int) (func(), error) {
 	var open []*client
 	closeAll := func() {
 		for _, c := range open {
@@ -218,7 +226,7 @@ func openH2C(ctx context.Context, addr, path string, n int) (func(), error) {
 		c, err := dial(ctx, addr)
 		if err == nil {
 			open = append(open, c)
-			err = streamsOn(c, path, min(250, n-opened))
+			err = streamsOn(c, path, accept, min(250, n-opened))
 		}
 		if err != nil {
 			closeAll()
@@ -229,7 +237,7 @@ func openH2C(ctx context.Context, addr, path string, n int) (func(), error) {
 }
 
 // streamsOn opens n streams on one connection.
-func streamsOn(c *client, path string, n int) error {
+func streamsOn(c *client, path, accept string, n int) error {
 	if _, err := io.WriteString(c.conn, http2.ClientPreface); err != nil {
 		return err
 	}
@@ -241,7 +249,7 @@ func streamsOn(c *client, path string, n int) error {
 	encoder := hpack.NewEncoder(&block)
 	for i := range n {
 		block.Reset()
-		for _, f := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "localhost"}, {":path", path}} {
+		for _, f := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "localhost"}, {":path", path}, {"accept", accept}} {
 			if err := encoder.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}); err != nil {
 				return err
 			}

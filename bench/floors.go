@@ -36,6 +36,8 @@ const floorSays = "floor listens on "
 type floors struct {
 	dir   string
 	sizes []int // of the chunks of /stream
+	fan   fan
+	frame []byte // that /ws sends
 	mu    sync.Mutex
 	ready map[string]func() error // what was opened: one publish of it
 }
@@ -51,6 +53,10 @@ func serveFloors(ctx context.Context, dir string) error {
 	mux.HandleFunc("GET /stream", f.stream)
 	mux.HandleFunc("GET /run", f.run)
 	mux.HandleFunc("GET /consume", consume)
+	mux.HandleFunc("POST /frame", f.setFrame)
+	mux.HandleFunc("GET /ws", f.socket)
+	mux.HandleFunc("GET /fan", f.fan.listen)
+	mux.HandleFunc("POST /fan", f.fan.tell)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {

@@ -26,11 +26,16 @@ type client struct {
 }
 
 func dial(ctx context.Context, addr string) (*client, error) {
+	return dialBuffer(ctx, addr, 256<<10)
+}
+
+// dialBuffer is dial with so many bytes to read into.
+func dialBuffer(ctx context.Context, addr string, buffer int) (*client, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	return &client{conn: conn, r: bufio.NewReaderSize(conn, 256<<10)}, nil
+	return &client{conn: conn, r: bufio.NewReaderSize(conn, buffer)}, nil
 }
 
 func (c *client) close() { _ = c.conn.Close() }
