@@ -206,13 +206,14 @@ func (r *Router) askAt(ctx context.Context, id string, q *request) ([]error, err
 	if err != nil {
 		return nil, err
 	}
-	q.wait = callTime
+	wait := callTime
 	if deadline, ok := ctx.Deadline(); ok {
-		q.wait = max(time.Until(deadline), 0)
+		wait = max(time.Until(deadline), 0)
 	}
 	out := make([]error, 0, q.size())
 	for len(out) < q.size() {
 		part := q.part(len(out))
+		part.wait = wait
 		answers, err := l.ask(ctx, frameCall, 0, part.size(), part.append)
 		if err != nil {
 			return nil, err

@@ -152,8 +152,8 @@ func appendAsk(b []byte, a *group.Ask) []byte {
 	b = appendBool(b, a.Start.Newest)
 	b = appendTime(b, a.Start.Since)
 	b = binary.AppendUvarint(b, uint64(a.Lease))
-	b = binary.AppendUvarint(b, uint64(a.Prefetch))
-	b = binary.AppendUvarint(b, uint64(a.First))
+	b = binary.AppendUvarint(b, uint64(min(a.Prefetch, math.MaxInt32)))
+	b = binary.AppendUvarint(b, uint64(min(a.First, math.MaxInt32)))
 	b = appendString(b, a.Client)
 	return appendBool(b, a.Stays)
 }

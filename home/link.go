@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,7 +21,7 @@ import (
 const (
 	answerTime = 2 * time.Second        // for a home to answer the request that joins us
 	pingEvery  = 500 * time.Millisecond // the home is asked for a word that often
-	maxSilent  = 5                      // so many times without one, and the home is gone: 2 s after the first ping at least
+	maxSilent  = 4                      // so many times without one, and the home is gone: 2 s after the first ping
 	idleLink   = time.Minute            // a link that nobody uses is closed
 	maxVerbs   = 10_000                 // in one frame
 	maxProblem = 64 << 10
@@ -33,6 +34,7 @@ var errLost = fmt.Errorf("the connection to the group's home was lost: %w", errs
 type link struct {
 	id     string // the home's
 	limit  int    // bytes of a frame
+	silent func() // called before the link ends because the home is silent
 	out    *outbox
 	cancel context.CancelFunc // ends the request
 	ready  chan struct{}      // closed when the home has answered, or the link has ended before
@@ -44,13 +46,14 @@ type link struct {
 	calls    map[uint32]chan frame // each has one place
 	last     uint32                // number given
 	err      error                 // why it has ended
-	away     bool                  // takes nothing new
+	away     bool                  // the home takes nothing new
+	closing  bool                  // we are ending it
 	idle     int                   // pings since it was last used
 }
 
-func newLink(id string, limit int) *link {
+func newLink(id string, limit int, silent func()) *link {
 	return &link{
-		id: id, limit: limit, out: newOutbox(), ready: make(chan struct{}), gone: make(chan struct{}),
+		id: id, limit: limit, silent: silent, out: newOutbox(), ready: make(chan struct{}), gone: make(chan struct{}),
 		sessions: map[uint32]*remote{}, calls: map[uint32]chan frame{},
 	}
 }
@@ -92,7 +95,7 @@ func (l *link) join(ctx context.Context, peers Peers, self string) (io.ReadClose
 		return nil, errUnknown
 	}
 	base.Path = pathLink
-	base.RawQuery = "from=" + self
+	base.RawQuery = "from=" + url.QueryEscape(self)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base.String(), l.out)
 	if err != nil {
 		return nil, fmt.Errorf("gateway %s: %w: %w", l.id, err, errs.Unavailable)
@@ -193,7 +196,8 @@ func (l *link) watch(ctx context.Context) {
 		}
 		switch {
 		case silent >= maxSilent:
-			l.end(fmt.Errorf("gateway %s answers no ping: %w: %w", l.id, errFrozen, errLost))
+			l.silent()
+			l.end(fmt.Errorf("gateway %s answers no ping: %w: %w", l.id, errSilent, errLost))
 			l.cancel()
 			return
 		case l.unused():
@@ -203,8 +207,8 @@ func (l *link) watch(ctx context.Context) {
 	}
 }
 
-// errFrozen tells a home that is silent from one that hung up.
-var errFrozen = errors.New("it is silent")
+// errSilent tells a home that says nothing from one that hung up.
+var errSilent = errors.New("it is silent")
 
 // unused reports that nobody has used the link for a while, or nobody does and nobody ought to. Nobody will then.
 func (l *link) unused() bool {
@@ -215,11 +219,8 @@ func (l *link) unused() bool {
 		return false
 	}
 	l.idle++
-	if l.away || l.idle > int(idleLink/pingEvery) {
-		l.away = true
-		return true
-	}
-	return false
+	l.closing = l.closing || l.away || l.idle > int(idleLink/pingEvery)
+	return l.closing
 }
 
 // end ends all that goes over the link.
@@ -240,24 +241,27 @@ func (l *link) end(err error) {
 	}
 }
 
-// usable reports whether something new may go over the link: its error, or Draining where the home stops.
+// usable answers why nothing new may go over the link: why it has ended, errLost where it is about to, Draining where the
+// home stops.
 func (l *link) usable() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.usableLocked()
 }
 
-// live reports whether the link has not ended yet.
+// live reports whether the link has not ended, and is not about to.
 func (l *link) live() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.err == nil
+	return l.err == nil && !l.closing
 }
 
 func (l *link) usableLocked() error {
 	switch {
 	case l.err != nil:
 		return l.err
+	case l.closing:
+		return errLost
 	case l.away:
 		return fmt.Errorf("gateway %s: %w", l.id, errs.Draining)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"sync"
 
 	"github.com/kateway/kateway/group"
@@ -152,7 +153,7 @@ func (s *remote) appendSeen(b []byte) []byte { return binary.AppendUvarint(b, s.
 
 func (s *remote) credit(most int) error {
 	return s.l.out.add(func(b []byte) []byte {
-		return appendFrame(b, frameCredit, s.id, func(b []byte) []byte { return binary.AppendUvarint(b, uint64(most)) })
+		return appendFrame(b, frameCredit, s.id, func(b []byte) []byte { return binary.AppendUvarint(b, uint64(min(most, math.MaxInt32))) })
 	})
 }
 

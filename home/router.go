@@ -5,7 +5,7 @@
 // Which gateway is home follows from the list of those that live; Kafka's group protocol is what keeps two that disagree
 // from doing harm: both are members then, and share the partitions.
 //
-// Locks, in the order in which they are taken: session.mu or remote.mu, then link.mu or Router.mu, then view.mu or outbox.mu.
+// Locks, in the order in which they are taken: session.mu or remote.mu, then Router.mu, link.mu, and view.mu or outbox.mu.
 // The hub is called with none of them held.
 package home
 
@@ -17,6 +17,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -75,6 +76,7 @@ type Router struct {
 	links    map[string]*link
 	inbound  map[*inbound]struct{}
 	sessions map[*session]struct{}
+	strays   map[group.Key]time.Time // see stray
 	draining bool
 	closed   bool
 }
@@ -85,7 +87,7 @@ var _ group.Opener = (*Router)(nil)
 func New(cfg Config) *Router {
 	r := &Router{
 		cfg: cfg, largest: max(cfg.MaxMessage, minMessage) + messageHead, view: newView(cfg.Self, cfg.Reconnected),
-		links: map[string]*link{}, inbound: map[*inbound]struct{}{}, sessions: map[*session]struct{}{},
+		links: map[string]*link{}, inbound: map[*inbound]struct{}{}, sessions: map[*session]struct{}{}, strays: map[group.Key]time.Time{},
 	}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	r.metrics = newMetrics(cfg.Metrics, r)
@@ -181,15 +183,10 @@ func (r *Router) openAt(ctx context.Context, id string, ask *group.Ask) (group.S
 // a connection that broke is tried once more, since the home may be well.
 func (r *Router) next(id string, err error, tried []string) []string {
 	again := "again " + id // no gateway's id: it has a space
-	for _, t := range tried {
-		if t == again {
-			return append(tried, id)
-		}
-	}
-	if errors.Is(err, errLost) && !errors.Is(err, errFrozen) {
+	switch {
+	case errors.Is(err, errLost) && !errors.Is(err, errSilent) && !slices.Contains(tried, again):
 		return append(tried, again)
-	}
-	if errors.Is(err, errs.Draining) {
+	case !errors.Is(err, errUnknown):
 		r.miss(id)
 	}
 	return append(tried, id)
@@ -209,7 +206,7 @@ func (r *Router) link(ctx context.Context, id string) (*link, error) {
 			r.mu.Unlock()
 			return nil, l.usable()
 		}
-		l = newLink(id, r.largest)
+		l = newLink(id, r.largest, func() { r.miss(id) })
 		r.links[id] = l
 		r.wg.Go(func() { r.runLink(l) })
 	}
@@ -233,9 +230,11 @@ func (r *Router) runLink(l *link) {
 	err := l.usable()
 	switch {
 	case r.ctx.Err() != nil, errors.Is(err, errUnknown):
-	case !joined, errors.Is(err, errFrozen):
+	case !joined:
 		r.cfg.Log.Warn("another gateway can't be reached: the groups that it is home of are served elsewhere", "gateway", l.id, "error", err)
 		r.miss(l.id)
+	case errors.Is(err, errSilent):
+		r.cfg.Log.Warn("another gateway fell silent: the groups that it is home of are served elsewhere", "gateway", l.id)
 	default:
 		r.cfg.Log.Debug("link with another gateway ended", "gateway", l.id, "error", err)
 	}

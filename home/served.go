@@ -42,6 +42,7 @@ func (s *served) grant(n int) {
 // run is the session's life. The edge has closed it, or is gone, when ctx has ended.
 func (s *served) run(ctx context.Context, ask *group.Ask) {
 	defer s.in.forget(s)
+	defer s.in.r.stray(ask.Key)
 	session, err := s.in.r.cfg.Hub.Open(ctx, *ask)
 	if err != nil {
 		s.say(ctx, frameEnd, func(b []byte) []byte { return appendError(b, err) })

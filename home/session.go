@@ -24,7 +24,9 @@ type session struct {
 	ask group.Ask
 	nth int // of the group's homes it is a client of this one
 
-	rest time.Duration // before the next look for a home; grows while none keeps us. Next's alone
+	// Next's alone.
+	opened time.Time     // at the present home
+	rest   time.Duration // before the next look for a home; grows while none keeps us for long
 
 	mu     sync.Mutex
 	inner  group.Session // nil while there is no home; written by Next alone, which reads it without the lock
@@ -46,7 +48,6 @@ func (s *session) Next(ctx context.Context, most int) (group.Batch, error) {
 		}
 		b, err := s.inner.Next(ctx, most)
 		if err == nil {
-			s.rest = 0
 			return b, nil
 		}
 		if err = s.judge(err); err != nil {
@@ -74,9 +75,15 @@ func (s *session) judge(err error) error {
 
 // lose closes a session whose home is none any more.
 func (s *session) lose() {
-	s.inner.Close()
+	s.closeInner(s.inner)
+	now := time.Now()
+	if now.Sub(s.opened) > longestRest {
+		s.rest = 0
+	} else {
+		s.rest = min(max(2*s.rest, firstRest), longestRest)
+	}
 	s.mu.Lock()
-	s.inner, s.home, s.moved = nil, "", time.Now()
+	s.inner, s.home, s.moved = nil, "", now
 	s.mu.Unlock()
 	s.r.metrics.moves.Inc()
 }
@@ -98,7 +105,6 @@ func (s *session) find(ctx context.Context) error {
 	if err == nil && s.rest > 0 {
 		err = sleep(search, s.rest)
 	}
-	s.rest = min(max(2*s.rest, firstRest), longestRest)
 	if err == nil {
 		inner, home, err = s.r.open(search, &s.ask, s.nth)
 	}
@@ -112,7 +118,7 @@ func (s *session) find(ctx context.Context) error {
 		}
 		return s.over
 	case err == nil:
-		s.inner, s.home = inner, home
+		s.inner, s.home, s.opened = inner, home, time.Now()
 		s.ask.First = 0 // only the very first Next is known in advance
 		return nil
 	case ctx.Err() != nil:
@@ -147,7 +153,7 @@ func (s *session) Settle(verbs ...group.Verb) []error {
 	var again []group.Verb
 	var at []int
 	for i, err := range out {
-		if errors.Is(err, errLost) || late && errors.Is(err, errs.Fenced) && verbs[i].Op != group.Return {
+		if verbs[i].Op != group.Return && (errors.Is(err, errLost) || late && errors.Is(err, errs.Fenced)) {
 			again, at = append(again, verbs[i]), append(at, i)
 		}
 	}
@@ -169,9 +175,17 @@ func (s *session) Close() {
 	inner := s.inner
 	s.mu.Unlock()
 	if inner != nil {
-		inner.Close()
+		s.closeInner(inner)
 	}
 	s.r.forget(s)
+}
+
+// closeInner closes a session at a home.
+func (s *session) closeInner(inner group.Session) {
+	inner.Close()
+	if _, far := inner.(*remote); !far {
+		s.r.stray(s.ask.Key)
+	}
 }
 
 // finish ends the session with err: at once where its home is elsewhere or is being looked for; a local one when the hub
