@@ -151,8 +151,11 @@ func (h *Hub) over(ctx context.Context, s *slot) error {
 	s.g.mu.Lock()
 	err := s.g.err
 	s.g.mu.Unlock()
-	if !again(err) || h.evicted(s) {
+	switch {
+	case !again(err):
 		return err
+	case h.evicted(s):
+		return ErrMoved
 	}
 	return await(ctx, s.gone, "waiting for the group's last life to end")
 }
@@ -244,8 +247,9 @@ func (h *Hub) serve(ctx context.Context, key Key, start store.Start, s *slot) {
 		close(s.ready)
 		return
 	}
+	g := newGroup(key, &h.cfg, feed)
 	h.mu.Lock()
-	s.g = newGroup(key, &h.cfg, feed)
+	s.g = g
 	s.g.ledger.anew, s.g.bound = h.anew[key], h.kept[key]
 	s.g.draining = h.draining
 	close(s.ready)
