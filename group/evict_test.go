@@ -143,7 +143,8 @@ func TestEvictWhileDraining(t *testing.T) {
 		s := w.plain(h, explicit(1))
 		waiting := next(t.Context(), s)
 		synctest.Wait()
-		h.Drain(time.Hour) // the only session ends at once
+		h.Drain(time.Hour)
+		synctest.Wait() // the only session ends at once
 		h.Evict(key)
 		if a := <-waiting; !errors.Is(a.err, errs.Draining) {
 			t.Errorf("Next: %+v", a)
