@@ -53,14 +53,14 @@ func (m *Merged) Next(ctx context.Context, most int) (from int, b group.Batch, e
 	m.waiting = true
 	defer func() { m.waiting = false }()
 	for {
+		if m.closed {
+			return -1, b, errClosed
+		}
 		if from, b, err = m.take(most); from >= 0 {
 			return from, b, err
 		}
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return -1, b, ctx.Err()
-		case m.closed:
-			return -1, b, errClosed
 		}
 		m.askAll(most)
 		m.mu.Unlock()
