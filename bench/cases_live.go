@@ -93,7 +93,10 @@ func fanOut(ctx context.Context, b *bench, target float64) ([]result, error) {
 		row := cpuRow(fmt.Sprintf("broadcast to %d SSE clients, embedded", n), rounds, 0)
 		cost := over(rounds[0], sample.perMessage) / 1e3
 		perDelivery[n] = cost
-		row.target, row.met = fmt.Sprintf("≤ %.0f µs", target), meets(cost <= target)
+		row.target, row.met = "", unknown
+		if n == 1000 {
+			row.target, row.met = fmt.Sprintf("≤ %.0f µs", target), meets(cost <= target)
+		}
 		row.note = fmt.Sprintf("%.0f deliveries/s for each core it has; the publish is in it", 1e6/cost)
 		results = append(results, row)
 	}

@@ -174,6 +174,21 @@ func (p *proc) rss() (int64, error) {
 	return pages * int64(os.Getpagesize()), err
 }
 
+// metric is the value of a gauge.
+func (p *proc) metric(ctx context.Context, name string) (int64, error) {
+	body, err := get(ctx, "http://"+p.man+"/metrics")
+	if err != nil {
+		return 0, err
+	}
+	for lines := bufio.NewScanner(bytes.NewReader(body)); lines.Scan(); {
+		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			f, err := strconv.ParseFloat(value, 64)
+			return int64(f), err
+		}
+	}
+	return 0, fmt.Errorf("no metric is called %s", name)
+}
+
 // get answers the body of a 200.
 func get(ctx context.Context, url string) ([]byte, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -191,6 +206,23 @@ func get(ctx context.Context, url string) ([]byte, error) {
 		err = fmt.Errorf("%s: %s: %s", url, res.Status, bytes.TrimSpace(body))
 	}
 	return body, err
+}
+
+// heap writes a profile of what the process has in memory, where profiles are asked for, and one of its goroutines.
+func (b *bench) heap(ctx context.Context, name string, p *proc) error {
+	if b.profile == "" {
+		return nil
+	}
+	for _, kind := range []string{"heap", "goroutine"} {
+		body, err := get(ctx, "http://"+p.man+"/debug/pprof/"+kind)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(b.profile, name+"."+kind+".pprof"), body, 0o600)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // profiled runs rounds that do not count, for a CPU profile of the process.
