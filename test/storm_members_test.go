@@ -7,11 +7,12 @@ import (
 	bin "encoding/binary" // binary is the gateway's
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -30,9 +31,15 @@ type habit struct {
 	rotate  bool   // each request goes to the next door
 	extra   string // more of the query
 	stay    time.Duration
-	verdict func(*rand.Rand, checker.Message) checker.Op // default: ack; "" says nothing
-	door    *door                                        // its own way in, else the storm's
+	verdict verdict
+	door    *door // its own way in, else the storm's
 }
+
+// verdict is what a member says of a message; nil acks each.
+type verdict func(*rand.Rand, checker.Message) checker.Op
+
+// nothing leaves messages to their leases.
+func nothing(*rand.Rand, checker.Message) checker.Op { return "" }
 
 // kinds are the forms in which a group is read, by how it acks.
 func kinds(explicit bool) []string {
@@ -49,6 +56,7 @@ type member struct {
 	party *party
 	r     *rand.Rand
 	http  *http.Client
+	dial  func(ctx context.Context, network, addr string) (net.Conn, error) // of a WebSocket; nil: as usual
 	turn  int
 	owed  []checker.Message // by a piggyback: to be acked with the next poll
 }
@@ -159,7 +167,7 @@ func (m *member) poll(d door) bool {
 	if acks > 0 {
 		m.paid(acks, a, err, paid)
 	}
-	if m.kind == "piggyback" && err == nil {
+	if m.kind == "piggyback" && m.verdict == nil && err == nil {
 		m.owed = got
 		return len(got) > 0 || a.StatusCode < 300
 	}
@@ -261,6 +269,9 @@ func (m *member) raw(a answer) checker.Message {
 	}), text("X-Msg-Proof"))
 }
 
+// beginning is what tells of a message that broke off which one it was.
+var beginning = regexp.MustCompile(`^{"partition":(\d+),"offset":(\d+),`)
+
 // object reads a JSON object. Not ok: it is none, or something else than a message; one that broke off may tell which it was.
 func (m *member) object(line []byte) (checker.Message, bool) {
 	line = bytes.TrimRight(line, "\n")
@@ -281,10 +292,10 @@ func (m *member) object(line []byte) (checker.Message, bool) {
 		Cursor    string            `json:"cursor"`
 	}
 	if json.Unmarshal(line, &o) != nil {
-		var partial checker.Message
-		if n, _ := fmt.Sscanf(string(line), `{"partition":%d,"offset":%d,`, &partial.Partition, &partial.Offset); n == 2 && !bytes.HasSuffix(line, []byte("}")) {
-			partial.Partial = true
-			return partial, true
+		if at := beginning.FindSubmatch(line); at != nil && !bytes.HasSuffix(line, []byte("}")) {
+			partition, err1 := strconv.Atoi(string(at[1]))
+			offset, err2 := strconv.ParseInt(string(at[2]), 10, 64)
+			return checker.Message{Partition: int32(partition), Offset: offset, Partial: true}, err1 == nil && err2 == nil
 		}
 		if bytes.HasSuffix(line, []byte("}")) {
 			m.fail("%s: %.200q is no JSON", m.who(), line)

@@ -27,7 +27,7 @@ func (m *member) socket(ctx context.Context, d door) bool {
 	if m.kind == "wsraw" {
 		query += "&format=raw"
 	}
-	dialer := websocket.Dialer{HandshakeTimeout: patience}
+	dialer := websocket.Dialer{HandshakeTimeout: patience, NetDialContext: m.dial}
 	conn, resp, err := dialer.Dial("ws"+strings.TrimPrefix(d.base, "http")+"/v1/ws/msgs/"+m.app+"/"+m.topic+"/v1"+query, http.Header{"Appid": {m.app}})
 	if err != nil {
 		phase := lost(err)

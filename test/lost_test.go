@@ -1,0 +1,67 @@
+package test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/kateway/kateway/test/checker"
+)
+
+// N4, C25. An answer is cut after every count of bytes, in every form and mode that acks by itself: nothing that was in it is
+// lost, and it comes again.
+func TestCutAfterEveryByte(t *testing.T) {
+	eachGround(t, func(t *testing.T, s *site, g ground) {
+		gw := s.start(t)
+		st := newStorm(t, s.app, "cut", g, 2, 1000, gw)
+		can := capabilities(t, gw, s.app)
+		step := 1 // what is written does not depend on the store, so that one is enough for every single byte
+		if s.kind != "embedded" && stormTime(t, 0) == 0 {
+			step = 9
+		}
+		var cutters []*cutter
+		for _, mode := range []string{"fifo", "queue", "key"} {
+			for _, kind := range kinds(true) {
+				// A poll's messages stay leased, which in fifo mode holds up the partition.
+				if polls := kind == "raw" || kind == "lines" || kind == "piggyback"; polls && mode != "queue" || !can.read(kind) {
+					continue
+				}
+				cutters = append(cutters, st.cutEvery(mode, kind, step))
+			}
+		}
+		st.stock(1500)
+		st.members.wg.Wait() // until each has cut its last
+		st.drain()
+		r := st.judge(checker.Limits{}, gw)
+		cuts := 0
+		for _, c := range cutters {
+			cuts += c.cuts
+		}
+		t.Logf("%d answers were cut", cuts)
+		if cuts < cutBytes/step*len(cutters)/2 || r.Repeated == 0 {
+			t.Errorf("%d answers were cut and %d messages came again: the test has shown too little", cuts, r.Repeated)
+		}
+	})
+}
+
+// cutBytes is where the last cut is: in the second message of an answer.
+const cutBytes = 1000
+
+// cutEvery reads in one form, each time one byte more. A poll acks nothing, so that all comes again; a stream acks what it
+// has read whole, since in fifo mode what failed twice comes alone and has to go before more can come.
+func (s *storm) cutEvery(mode, kind string, step int) *cutter {
+	p := s.party(mode+"-"+kind, checker.Spec{Mode: mode, Explicit: true, Lease: 200 * time.Millisecond})
+	m := &member{storm: s, party: p, r: s.random(p.name), habit: habit{name: "cut", kind: kind, batch: 2, wait: "100ms", stay: 2 * time.Second}}
+	if kind == "raw" || kind == "lines" || kind == "piggyback" {
+		m.verdict = nothing
+	}
+	c := &cutter{before: func() { s.fault("cut", m.who(), false) }}
+	m.http, m.dial = c.client(s.t), c.dial
+	ctx := s.members.life(s.t)
+	s.members.wg.Go(func() {
+		for n := 0; n < cutBytes && ctx.Err() == nil; n += step {
+			c.set(n)
+			m.once(ctx)
+		}
+	})
+	return c
+}
