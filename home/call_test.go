@@ -158,7 +158,7 @@ func draining(_ context.Context, verbs []group.Verb) []error {
 func TestCallsOfAStray(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, _ *network, gws []*fakeGateway) {
 		key := keyOf(gws[0].Router, "gw2")
-		gws[0].hub.here[key] = 1
+		gws[0].hub.clients(key, 1)
 		gws[0].hub.hold(0)
 		gws[1].hub.hold(1)
 		for p := range int32(2) {

@@ -61,6 +61,24 @@ func (h *fakeHub) Mark(_ context.Context, key group.Key, at ...group.At) []error
 	return make([]error, len(at))
 }
 
+func (h *fakeHub) has(keys ...group.Key) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.keys = keys
+}
+
+func (h *fakeHub) clients(key group.Key, n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.here[key] = n
+}
+
+func (h *fakeHub) refuses(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.refuse = err
+}
+
 func (h *fakeHub) note(q request) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -224,6 +242,20 @@ func (n *network) Reach(id string) (http.RoundTripper, url.URL, bool) {
 	return trip{n, id}, url.URL{Scheme: "http", Host: "x"}, ok
 }
 
+// dialed is how many requests were made.
+func (n *network) dialed() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dials
+}
+
+// links is how many requests are open.
+func (n *network) links() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.open)
+}
+
 // cut ends the connections to a gateway, and refuses new ones.
 func (n *network) cut(id string) {
 	n.mu.Lock()
@@ -253,7 +285,7 @@ func (n *network) freeze(id string) {
 	n.frozen[id] = make(chan struct{})
 }
 
-func (n *network) pass(id string, ctx context.Context) {
+func (n *network) pass(ctx context.Context, id string) {
 	n.mu.Lock()
 	c := n.frozen[id]
 	n.mu.Unlock()
@@ -291,7 +323,7 @@ func (t trip) RoundTrip(req *http.Request) (*http.Response, error) {
 	go func() {
 		defer p.end(io.EOF)
 		defer func() { _ = recover() }()
-		t.n.pass(t.id, req.Context())
+		t.n.pass(req.Context(), t.id)
 		h.ServeHTTP(p, r)
 	}()
 	select {
@@ -334,7 +366,7 @@ func (p *pipes) WriteHeader(status int) { p.once.Do(func() { p.answered <- statu
 
 func (p *pipes) Write(b []byte) (int, error) {
 	p.WriteHeader(http.StatusOK)
-	p.n.pass(p.id, p.ctx)
+	p.n.pass(p.ctx, p.id)
 	return p.write.Write(b)
 }
 
@@ -357,7 +389,7 @@ type body struct{ p *pipes }
 
 func (b body) Read(buf []byte) (int, error) {
 	n, err := b.p.request.Read(buf)
-	b.p.n.pass(b.p.id, b.p.ctx)
+	b.p.n.pass(b.p.ctx, b.p.id)
 	if err == io.EOF && b.p.ctx.Err() != nil {
 		err = io.ErrUnexpectedEOF
 	}
@@ -395,7 +427,7 @@ func fakes(t *testing.T, n int, tune ...func(*Config)) (*network, []*fakeGateway
 	}
 	t.Cleanup(func() {
 		for _, g := range list {
-			if err := g.Router.Close(context.Background()); err != nil {
+			if err := g.Close(context.Background()); err != nil {
 				t.Error(err)
 			}
 		}

@@ -23,8 +23,8 @@ const (
 	callTime    = 10 * time.Second
 )
 
-// inbound is the home's end of a link: it makes clients of the local groups out of the edge's sessions. Two goroutines
-// read and write, and each session has one.
+// inbound is the home's end of a link: it makes clients of the local groups out of the edge's sessions. Its goroutines
+// read, write, watch and end, and each session has one.
 type inbound struct {
 	r   *Router
 	out *outbox
@@ -71,18 +71,18 @@ func (r *Router) serveLink(w http.ResponseWriter, req *http.Request) error {
 // serve serves the link until one side ends it.
 func (in *inbound) serve(w http.ResponseWriter, body io.Reader) error {
 	control := http.NewResponseController(w)
-	unhook := context.AfterFunc(in.ctx, func() {
+	w.Header()["Content-Type"] = []string{"application/octet-stream"}
+	w.WriteHeader(http.StatusOK)
+	if control.Flush() != nil {
+		return nil // it has gone
+	}
+	in.wg.Go(func() {
+		<-in.ctx.Done()
 		past := time.Unix(1, 0)
 		_ = in.out.Close()
 		_ = control.SetReadDeadline(past) // ends a Read and a Write that wait
 		_ = control.SetWriteDeadline(past)
 	})
-	defer unhook()
-	w.Header()["Content-Type"] = []string{"application/octet-stream"}
-	w.WriteHeader(http.StatusOK)
-	if err := control.Flush(); err != nil {
-		return nil // it has gone
-	}
 	in.wg.Go(func() {
 		defer in.end()
 		if err := in.read(body); err != nil && in.ctx.Err() == nil {

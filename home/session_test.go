@@ -1,6 +1,7 @@
 package home
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -130,8 +131,8 @@ func TestMessagesComeWhole(t *testing.T) {
 		}
 		for i := range sent {
 			a, b := sent[i], got[i]
-			if fmt.Sprintf("%#v", a.Headers) != fmt.Sprintf("%#v", b.Headers) || string(a.Value) != string(b.Value) || (a.Value == nil) != (b.Value == nil) ||
-				string(a.Key) != string(b.Key) || (a.Key == nil) != (b.Key == nil) || !a.Time.Equal(b.Time) || a.Time.IsZero() != b.Time.IsZero() ||
+			if fmt.Sprintf("%#v", a.Headers) != fmt.Sprintf("%#v", b.Headers) || !bytes.Equal(a.Value, b.Value) || (a.Value == nil) != (b.Value == nil) ||
+				!bytes.Equal(a.Key, b.Key) || (a.Key == nil) != (b.Key == nil) || !a.Time.Equal(b.Time) || a.Time.IsZero() != b.Time.IsZero() ||
 				a.Ref != b.Ref || a.Partition != b.Partition || a.Offset != b.Offset {
 				t.Errorf("delivery %d: ref %v, partition %d, offset %d, time %v", i, b.Ref, b.Partition, b.Offset, b.Time)
 			}
@@ -226,13 +227,14 @@ func TestRefusals(t *testing.T) {
 	bubble(t, 3, func(t *testing.T, _ *network, gws []*fakeGateway) {
 		key := keyOf(gws[0].Router, "gw2")
 		for _, kind := range []errs.Kind{errs.Conflict, errs.InvalidParam, errs.UnknownTopic, errs.Unavailable, errs.Internal, errs.Overloaded} {
-			gws[1].hub.refuse = fmt.Errorf("the group is in mode key: %w", kind)
+			want := fmt.Errorf("the group is in mode key: %w", kind)
+			gws[1].hub.refuses(want)
 			_, err := gws[0].Open(t.Context(), stream(key))
-			if errs.Of(err) != kind || err.Error() != gws[1].hub.refuse.Error() {
-				t.Errorf("%v came as %v", gws[1].hub.refuse, err)
+			if errs.Of(err) != kind || err.Error() != want.Error() {
+				t.Errorf("%v came as %v", want, err)
 			}
 		}
-		gws[1].hub.refuse = nil
+		gws[1].hub.refuses(nil)
 		for _, kind := range []errs.Kind{errs.UnknownTopic, errs.Unavailable} {
 			s := open(t, gws[0].Router, stream(key))
 			gws[1].hub.last(t).come <- batchOr{err: kind}
@@ -383,7 +385,7 @@ func TestDrainOfTheHome(t *testing.T) {
 		key, own := keyOf(gws[0].Router, "gw2"), keyOf(gws[0].Router, "gw1")
 		s := open(t, gws[0].Router, stream(key))
 		defer s.Close()
-		gws[1].hub.keys = []group.Key{key, own}
+		gws[1].hub.has(key, own)
 		var wg sync.WaitGroup
 		wg.Go(func() { get(t, s, 1) })
 		synctest.Wait()
@@ -398,10 +400,10 @@ func TestDrainOfTheHome(t *testing.T) {
 		}
 		gws[0].hub.last(t).come <- batchOr{Batch: delivered(1)}
 		wg.Wait()
-		dials := joined.dials
+		dials := joined.dialed()
 		pass(time.Minute)
-		if joined.dials < dials+10 || gws[0].Home(key) != "gw1" || len(joined.open) > 1 {
-			t.Errorf("asked %d times whether it is back; %d links are open", joined.dials-dials, len(joined.open))
+		if joined.dialed() < dials+10 || gws[0].Home(key) != "gw1" || joined.links() > 1 {
+			t.Errorf("asked %d times whether it is back; %d links are open", joined.dialed()-dials, joined.links())
 		}
 	})
 }
@@ -469,15 +471,15 @@ func TestUnreachableHome(t *testing.T) {
 		if len(gws[2].hub.sessions()) != 1 {
 			t.Fatal("it was not opened at the next in rank")
 		}
-		dials := joined.dials
+		dials := joined.dialed()
 		for range 10 {
 			open(t, edge.Router, stream(key)).Close()
 		}
-		if joined.dials != dials {
-			t.Errorf("the absent home was dialed %d times", joined.dials-dials)
+		if joined.dialed() != dials {
+			t.Errorf("the absent home was dialed %d times", joined.dialed()-dials)
 		}
 		pass(absence + time.Second)
-		if joined.dials <= dials || len(gws[2].hub.sessions()) != 1 {
+		if joined.dialed() <= dials || len(gws[2].hub.sessions()) != 1 {
 			t.Error("it was not looked for, or it was found")
 		}
 		joined.heal("gw2")
@@ -498,7 +500,7 @@ func TestEvictions(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, joined *network, gws []*fakeGateway) {
 		g := gws[0]
 		mine, yours := keyOf(g.Router, "gw1"), keyOf(g.Router, "gw2")
-		g.hub.keys = []group.Key{mine, yours}
+		g.hub.has(mine, yours)
 		g.Update(instances("gw1"))
 		synctest.Wait()
 		if n := len(g.hub.evictions()); n != 0 {
@@ -544,14 +546,14 @@ func TestServedWhereItArrives(t *testing.T) {
 		if len(at.hub.sessions()) != 1 {
 			t.Fatal("it is not served")
 		}
-		at.hub.here[key] = 1
+		at.hub.clients(key, 1)
 		pass(time.Minute)
 		if n := len(at.hub.evictions()); n != 0 {
 			t.Error("it was sent away while it had a client")
 		}
 		s.Close()
 		synctest.Wait()
-		at.hub.here[key] = 0
+		at.hub.clients(key, 0)
 		pass(strayTime / 2)
 		open(t, edge.Router, stream(key)).Close() // who comes now and then keeps it
 		pass(strayTime - time.Millisecond)
@@ -571,12 +573,12 @@ func TestIdleLink(t *testing.T) {
 		key := keyOf(gws[0].Router, "gw2")
 		s := open(t, gws[0].Router, stream(key))
 		pass(time.Hour)
-		if n := len(joined.open); n != 1 {
+		if n := joined.links(); n != 1 {
 			t.Errorf("%d links while one is used", n)
 		}
 		s.Close()
 		pass(2 * idleLink)
-		if n := len(joined.open); n != 0 {
+		if n := joined.links(); n != 0 {
 			t.Errorf("%d links are left", n)
 		}
 		open(t, gws[0].Router, stream(key)).Close()
@@ -597,12 +599,12 @@ func TestClose(t *testing.T) {
 			}
 		})
 		synctest.Wait()
-		if err := gws[0].Router.Close(t.Context()); err != nil {
+		if err := gws[0].Close(t.Context()); err != nil {
 			t.Error(err)
 		}
 		wg.Wait()
 		synctest.Wait()
-		if n := len(joined.open) + len(gws[1].hub.sessions()); n != 0 {
+		if n := joined.links() + len(gws[1].hub.sessions()); n != 0 {
 			t.Errorf("%d links and sessions are left", n)
 		}
 		s.Close()

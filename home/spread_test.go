@@ -81,7 +81,7 @@ func TestSpread(t *testing.T) {
 // One home that refuses makes Open fail, and the session at the other is closed.
 func TestSpreadRefused(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, _ *network, gws []*fakeGateway) {
-		gws[1].hub.refuse = errs.Conflict
+		gws[1].hub.refuses(errs.Conflict)
 		if _, err := gws[0].Open(t.Context(), stream(group.Key{Topic: "t", Group: "g"})); !errors.Is(err, errs.Conflict) {
 			t.Error(err)
 		}
@@ -142,7 +142,6 @@ func TestBetterAnswers(t *testing.T) {
 		{nil, fenced, nil}, {fenced, nil, nil}, {conflict, nil, nil}, {away, nil, nil},
 		{fenced, conflict, conflict}, {away, conflict, conflict}, {fenced, away, away}, {away, fenced, away},
 	} {
-		//nolint:errorlint // they are compared with themselves
 		if got := better([]error{c[0]}, []error{c[1]}); got[0] != c[2] {
 			t.Errorf("of %v and %v it is %v", c[0], c[1], got[0])
 		}

@@ -486,3 +486,45 @@ func TestCloseOfThePool(t *testing.T) {
 		p.Close()
 	})
 }
+
+// A member is reached over HTTP by the same connections as by its Node.
+func TestReach(t *testing.T) {
+	ln := &counted{Listener: Secure(local(t), always(secrets("a")), slog.New(slog.DiscardHandler))}
+	addr, _ := serve(t, ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Proto+" "+r.URL.Path)
+	}), nil)
+	p, lists := pool(t, PoolConfig{})
+	tell(lists, at("gw1", addr), at("gw2", addr), at("gw3", ""))
+	for _, id := range []string{"gw1", "gw3", "gw4"} { // ourselves, one without a listener, nobody
+		if _, _, ok := p.Reach(id); ok {
+			t.Errorf("%s is reached", id)
+		}
+	}
+	via, base, ok := p.Reach("gw2")
+	if !ok {
+		t.Fatal("gw2 is not known")
+	}
+	for range 2 {
+		base.Path = "/x"
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, base.String(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := via.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || string(body) != "HTTP/2.0 /x" {
+			t.Errorf("%q, %v", body, err)
+		}
+		_ = resp.Body.Close()
+	}
+	if n := ln.n.Load(); n != 1 {
+		t.Errorf("it took %d connections", n)
+	}
+	tell(lists, at("gw3", ""))
+	if _, _, ok := p.Reach("gw2"); ok {
+		t.Error("one that left is reached")
+	}
+}
