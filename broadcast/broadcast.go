@@ -89,7 +89,7 @@ func (it *Item) AppendObject(dst []byte) []byte {
 	return append(dst, `"}`...)
 }
 
-// Batch is what one Next brought. Gaps come before the items. Its slices are good until the next call of Next or Close.
+// Batch is what one Next brought: gaps or items, not both. Its slices are good until the next call of Next or Close.
 type Batch struct {
 	Gaps  []store.Gap
 	Items []Item

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/kateway/kateway/broadcast"
 	"github.com/kateway/kateway/group"
 	"github.com/kateway/kateway/home"
 	"github.com/kateway/kateway/meta"
@@ -17,11 +18,12 @@ import (
 
 // engine is what serves messages: publish, subscribe, and the groups behind it.
 type engine struct {
-	topics *meta.Topics
-	pub    *pub.Handler
-	sub    *sub.Handler
-	hub    *group.Hub   // the groups that are here
-	router *home.Router // brings clients to where their group is
+	topics  *meta.Topics
+	pub     *pub.Handler
+	sub     *sub.Handler
+	hub     *group.Hub     // the groups that are here
+	router  *home.Router   // brings clients to where their group is
+	readers *broadcast.Hub // of topics without a group
 }
 
 func newEngine(g *Gateway, secret func() []byte) *engine {
@@ -40,12 +42,14 @@ func newEngine(g *Gateway, secret func() []byte) *engine {
 	router = home.New(home.Config{
 		Self: g.cfg.ID, Hub: hub, Peers: g.peersOf(), Spread: g.spread, Reconnected: g.cluster.reconnected, Log: g.log, Metrics: g.metrics,
 	})
+	readers := broadcast.NewHub(broadcast.Config{Store: g.store, Log: g.log, Metrics: g.metrics})
 	return &engine{
-		topics: topics,
-		hub:    hub,
-		router: router,
-		pub:    pub.New(pub.Config{Store: g.store, Topics: topics, Plugins: chain, Limits: publishLimits(&g.cfg), Log: g.log, Metrics: g.metrics}),
-		sub:    sub.New(sub.Config{Groups: router, Topics: topics, Queue: queueMaker(g.store), Plugins: chain, Log: g.log, Metrics: g.metrics}),
+		topics:  topics,
+		hub:     hub,
+		router:  router,
+		readers: readers,
+		pub:     pub.New(pub.Config{Store: g.store, Topics: topics, Plugins: chain, Limits: publishLimits(&g.cfg), Log: g.log, Metrics: g.metrics}),
+		sub:     sub.New(sub.Config{Groups: router, Readers: readers, Topics: topics, Queue: queueMaker(g.store), Plugins: chain, Log: g.log, Metrics: g.metrics}),
 	}
 }
 
@@ -98,10 +102,11 @@ func queueMaker(s store.Admin) func(ctx context.Context, topic string) error {
 func (e *engine) drain(over time.Duration) {
 	e.router.Drain(over)
 	e.hub.Drain(over)
+	e.readers.Drain(over)
 }
 
 // close waits for publishes, then for the groups, which commit and leave.
 func (e *engine) close(limit context.Context) error {
 	return errors.Join(bounded(limit, "publishes", e.pub.Close), bounded(limit, "sessions of other gateways", e.router.Close),
-		bounded(limit, "groups", e.hub.Close))
+		bounded(limit, "groups", e.hub.Close), bounded(limit, "readers without a group", e.readers.Close))
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -19,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"github.com/kateway/kateway/broadcast"
 	"github.com/kateway/kateway/group"
 	"github.com/kateway/kateway/internal/httpx"
 	"github.com/kateway/kateway/internal/online"
@@ -46,6 +48,7 @@ type world struct {
 	t       testing.TB
 	store   *mem.Store
 	hub     *group.Hub
+	readers *broadcast.Hub
 	metrics *prometheus.Registry
 	plugins []plugins.Plugin // for the next start
 	sub     *Handler
@@ -63,7 +66,7 @@ func newWorld(tb testing.TB, partitions int32) *world {
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if err := w.hub.Close(ctx); err != nil {
+		if err := errors.Join(w.hub.Close(ctx), w.readers.Close(ctx)); err != nil {
 			tb.Error(err)
 		}
 		if err := w.store.Close(ctx); err != nil {
@@ -78,7 +81,8 @@ func (w *world) start() {
 	log := slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
 	w.metrics = prometheus.NewRegistry()
 	w.hub = group.NewHub(group.Config{Store: w.store, Secret: func() []byte { return []byte("0123456789abcdef") }, Log: log, Metrics: w.metrics})
-	w.sub = New(Config{Groups: w.hub, Topics: meta.NewOpen(w.store, store.Topic{Partitions: 1}), Queue: w.makeQueue, Plugins: w.plugins, Log: log, Metrics: w.metrics})
+	w.readers = broadcast.NewHub(broadcast.Config{Store: w.store, Log: log, Metrics: w.metrics})
+	w.sub = New(Config{Groups: w.hub, Readers: w.readers, Topics: meta.NewOpen(w.store, store.Topic{Partitions: 1}), Queue: w.makeQueue, Plugins: w.plugins, Log: log, Metrics: w.metrics})
 	w.mux = muxOf(w.sub, log)
 }
 
@@ -336,7 +340,7 @@ func awaitCommit(tb testing.TB, w *world, name string, next int64) {
 // forgetGroups lets all groups leave, and serves from a new hub.
 func forgetGroups(tb testing.TB, w *world) {
 	tb.Helper()
-	if err := w.hub.Close(tb.Context()); err != nil {
+	if err := errors.Join(w.hub.Close(tb.Context()), w.readers.Close(tb.Context())); err != nil {
 		tb.Fatal(err)
 	}
 	w.start()

@@ -23,6 +23,7 @@ type object struct {
 	ValueBytes []byte `json:"value_base64"`
 	Attempt    int
 	Receipt    string
+	Cursor     string
 	Event      string
 	Ranges     []struct {
 		Partition int32

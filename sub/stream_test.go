@@ -108,8 +108,8 @@ func TestStreamOfEvents(t *testing.T) {
 		ids = append(ids, e.id)
 	}
 	want := newCursor(topicName)
-	for i, at := range []cursorAt{{1, 1}, {0, 1}, {1, 2}} {
-		want.pass(at.partition, at.next-1)
+	for i, at := range []store.Position{{Partition: 1, Next: 1}, {Partition: 0, Next: 1}, {Partition: 1, Next: 2}} {
+		want.pass(at.Partition, at.Next-1)
 		if got := string(want.append(nil)); ids[i] != got {
 			t.Errorf("id %d: %q, want %q", i, ids[i], got)
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/kateway/kateway/broadcast"
 	"github.com/kateway/kateway/group"
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
@@ -37,6 +38,7 @@ type Topics interface {
 // Config is what a Handler is made of. All fields but Plugins are needed.
 type Config struct {
 	Groups  group.Opener
+	Readers *broadcast.Hub // of topics without a group
 	Topics  Topics
 	Queue   func(ctx context.Context, topic string) error // makes a group's retry or dead queue in the store, where it is not there yet
 	Plugins []plugins.Plugin                              // the chain, the first outermost; none: the caller is the app that the header Appid names
@@ -47,6 +49,7 @@ type Config struct {
 // Handler serves subscribers. It keeps nothing between requests: streams and waiting polls end when the hub drains.
 type Handler struct {
 	groups    group.Opener
+	readers   *broadcast.Hub
 	topics    Topics
 	makeQueue func(ctx context.Context, topic string) error
 	gate      *plugins.Gate // nil without plugins
@@ -59,7 +62,7 @@ type Handler struct {
 // New makes a Handler and registers its metrics.
 func New(c Config) *Handler {
 	return &Handler{
-		groups: c.Groups, topics: c.Topics, makeQueue: c.Queue, gate: plugins.NewGate(c.Plugins), log: c.Log, metrics: newMetrics(c.Metrics),
+		groups: c.Groups, readers: c.Readers, topics: c.Topics, makeQueue: c.Queue, gate: plugins.NewGate(c.Plugins), log: c.Log, metrics: newMetrics(c.Metrics),
 	}
 }
 
