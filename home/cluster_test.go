@@ -122,7 +122,7 @@ func TestGatewayJoins(t *testing.T) {
 	c := newCluster(t, 2)
 	fresh := c.add()
 	var key group.Key
-	whole := newView("gw1", nil)
+	whole := newView("gw1", false, nil)
 	whole.homes = []string{"gw1", "gw2", "gw3"}
 	for key.Topic == "" || whole.pick(key, 0, nil) != fresh.id {
 		key = c.topic(c.gws[0], 1)

@@ -73,9 +73,6 @@ func (in *inbound) serve(w http.ResponseWriter, body io.Reader) error {
 	control := http.NewResponseController(w)
 	w.Header()["Content-Type"] = []string{"application/octet-stream"}
 	w.WriteHeader(http.StatusOK)
-	if control.Flush() != nil {
-		return nil // it has gone
-	}
 	in.wg.Go(func() {
 		<-in.ctx.Done()
 		past := time.Unix(1, 0)
@@ -99,6 +96,9 @@ func (in *inbound) serve(w http.ResponseWriter, body io.Reader) error {
 // write sends what the sessions have to say, and flushes when nothing more is at hand.
 func (in *inbound) write(w io.Writer, control *http.ResponseController) {
 	for {
+		if in.out.empty() && control.Flush() != nil { // the first time that sends the header
+			return
+		}
 		b, err := in.out.take()
 		if err != nil {
 			return
@@ -107,9 +107,6 @@ func (in *inbound) write(w io.Writer, control *http.ResponseController) {
 			return
 		}
 		in.out.give(b)
-		if in.out.empty() && control.Flush() != nil {
-			return
-		}
 	}
 }
 

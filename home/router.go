@@ -54,7 +54,7 @@ type Peers interface {
 type Config struct {
 	Self        string                  // this gateway's id in the registry
 	Hub         Local                   // this gateway's groups
-	Peers       Peers                   // nil: there are no other gateways
+	Peers       Peers                   // nil: others can't be reached, so that all groups are here
 	Spread      func(key group.Key) int // how many gateways are home of the group; nil: 1, as for what is below
 	Reconnected func() time.Time        // when the connection to the registry was last made anew; nil or zero: never, or not known
 	MaxMessage  int                     // bytes of the largest message that gateways pass to each other; 16 MiB at least
@@ -77,7 +77,8 @@ type Router struct {
 	inbound  map[*inbound]struct{}
 	sessions map[*session]struct{}
 	strays   map[group.Key]time.Time // see stray
-	draining bool
+	leaving  bool                    // no other gateway's clients are taken
+	draining bool                    // nor our own
 	closed   bool
 }
 
@@ -86,7 +87,7 @@ var _ group.Opener = (*Router)(nil)
 // New makes a router that knows no other gateway: everything is local until Update. Close ends it.
 func New(cfg Config) *Router {
 	r := &Router{
-		cfg: cfg, largest: max(cfg.MaxMessage, minMessage) + messageHead, view: newView(cfg.Self, cfg.Reconnected),
+		cfg: cfg, largest: max(cfg.MaxMessage, minMessage) + messageHead, view: newView(cfg.Self, cfg.Peers == nil, cfg.Reconnected),
 		links: map[string]*link{}, inbound: map[*inbound]struct{}{}, sessions: map[*session]struct{}{}, strays: map[group.Key]time.Time{},
 	}
 	r.ctx, r.stop = context.WithCancel(context.Background())
@@ -271,9 +272,7 @@ func (r *Router) spawn(f func()) {
 // Update takes the list of live gateways, as the registry tells it. Peers has to know them before. It does not wait. One
 // caller at a time.
 func (r *Router) Update(list []registry.Instance) {
-	if r.cfg.Peers != nil {
-		r.changed(r.view.update(list, time.Now()))
-	}
+	r.changed(r.view.update(list, time.Now()))
 }
 
 // Follow calls Update with what comes until ctx ends or the channel is closed.
@@ -369,7 +368,7 @@ func (r *Router) spread(key group.Key) int {
 func (r *Router) admit(in *inbound) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.draining || r.closed {
+	if r.leaving || r.closed {
 		return false
 	}
 	r.inbound[in] = struct{}{}
@@ -387,26 +386,40 @@ func (r *Router) dismissed(in *inbound) {
 func (r *Router) stopping() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.draining
+	return r.leaving
 }
 
-// Drain sends the groups that are here to their next homes, where there are other gateways, with the clients that other
-// gateways have in them, and ends the sessions of our own clients with errs.Draining, spread over the time given. It does
-// not wait. The hub's Drain is to follow at once: it ends those that are served here. Verbs are taken until Close.
-func (r *Router) Drain(over time.Duration) {
+// Leave sends the groups that are here to their next homes, where there are other gateways, with all their clients; our own
+// go on being served, over there. It is to be called when the registry no longer lists us: from then on the others look
+// for these groups elsewhere. It does not wait, and is done once.
+func (r *Router) Leave() {
 	r.mu.Lock()
-	if r.draining {
+	if r.leaving {
 		r.mu.Unlock()
 		return
 	}
-	r.draining = true
+	r.leaving = true
 	for in := range r.inbound {
 		_ = in.out.put(frameAway, 0, nil) // fails where it has gone
 	}
 	r.mu.Unlock()
 	r.view.leave()
-	open := r.openSessions()
 	r.rehome()
+}
+
+// Drain is Leave, and then ends the sessions of our own clients with errs.Draining, spread over the time given, and refuses
+// new ones. It does not wait. The hub's Drain is to follow at once: it ends those that are served here. Verbs are taken
+// until Close.
+func (r *Router) Drain(over time.Duration) {
+	r.Leave()
+	r.mu.Lock()
+	again := r.draining
+	r.draining = true
+	r.mu.Unlock()
+	if again {
+		return
+	}
+	open := r.openSessions()
 	r.spawn(func() {
 		rand.Shuffle(len(open), func(i, j int) { open[i], open[j] = open[j], open[i] })
 		for i, s := range open {

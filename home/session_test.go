@@ -379,6 +379,38 @@ func TestDrainOfTheEdge(t *testing.T) {
 	})
 }
 
+// A gateway that leaves sends its groups away, and serves its own clients on at their new homes.
+func TestLeave(t *testing.T) {
+	bubble(t, 2, func(t *testing.T, _ *network, gws []*fakeGateway) {
+		key := keyOf(gws[0].Router, "gw1")
+		s := open(t, gws[0].Router, stream(key))
+		defer s.Close()
+		gws[0].hub.has(key)
+		var wg sync.WaitGroup
+		wg.Go(func() { get(t, s, 1) })
+		gws[0].Leave()
+		gws[0].Leave()
+		if got := gws[0].hub.evictions(); !slices.Equal(got, []group.Key{key}) {
+			t.Errorf("evicted %v", got)
+		}
+		gws[0].hub.last(t).come <- batchOr{err: group.ErrMoved} // what the hub does then
+		pass(longestRest)
+		if len(gws[1].hub.sessions()) != 1 {
+			t.Fatal("it does not go on at the other gateway")
+		}
+		gws[1].hub.last(t).come <- batchOr{Batch: delivered(1)}
+		wg.Wait()
+		open(t, gws[0].Router, stream(key)).Close()
+		if n := len(gws[1].hub.opened); n != 2 {
+			t.Errorf("%d sessions were opened there", n)
+		}
+		open(t, gws[1].Router, stream(key)).Close() // which has not heard of it
+		if n := len(gws[0].hub.opened); n != 1 {
+			t.Errorf("%d sessions were opened here", n)
+		}
+	})
+}
+
 // When the home stops, its groups go, and clients of other gateways go on at the next home.
 func TestDrainOfTheHome(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, joined *network, gws []*fakeGateway) {

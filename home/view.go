@@ -20,6 +20,7 @@ const certainty = 10 * time.Second
 // less those that can't be reached.
 type view struct {
 	self        string
+	alone       bool             // nobody else can be a home
 	reconnected func() time.Time // never nil
 
 	mu      sync.Mutex
@@ -32,11 +33,11 @@ type view struct {
 	leaving bool                 // we are nobody's home any more
 }
 
-func newView(self string, reconnected func() time.Time) *view {
+func newView(self string, alone bool, reconnected func() time.Time) *view {
 	if reconnected == nil {
 		reconnected = func() time.Time { return time.Time{} }
 	}
-	return &view{self: self, reconnected: reconnected, ghosts: map[string]time.Time{}, absent: map[string]bool{}}
+	return &view{self: self, alone: alone, reconnected: reconnected, ghosts: map[string]time.Time{}, absent: map[string]bool{}}
 }
 
 // update takes a list of the registry. It answers who has come and whether anybody has come or gone; and when to look
@@ -76,7 +77,7 @@ func (v *view) settle(now time.Time) (came []string, changed bool, again time.Ti
 	var ids []string
 	for _, i := range v.raw {
 		delete(v.ghosts, i.ID)
-		if i.Sub != "" && i.Peer != "" {
+		if i.Sub != "" && i.Peer != "" && !v.alone {
 			ids = append(ids, i.ID)
 		}
 	}

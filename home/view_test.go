@@ -24,7 +24,7 @@ func instances(ids ...string) (list []registry.Instance) {
 // steady is a view that has been certain of the list for a while.
 func steady(t *testing.T, ids ...string) *view {
 	t.Helper()
-	v := newView("me", nil)
+	v := newView("me", false, nil)
 	v.update(instances(ids...), after(-time.Hour))
 	return v
 }
@@ -62,7 +62,7 @@ func TestListsThatAreNotBelieved(t *testing.T) {
 		}
 		v.has(t, "a", "me")
 	}
-	if fresh := newView("me", nil); fresh.pick(group.Key{}, 0, nil) != "me" {
+	if fresh := newView("me", false, nil); fresh.pick(group.Key{}, 0, nil) != "me" {
 		t.Error("somebody else is home before anybody is known")
 	}
 }
@@ -85,6 +85,16 @@ func TestGone(t *testing.T) {
 	}
 }
 
+// Without a way to the others, nobody else is a home, and it is known all the same who lives.
+func TestAlone(t *testing.T) {
+	v := newView("me", true, nil)
+	v.update(instances("a", "b", "me"), start)
+	v.update(instances("a", "me"), after(time.Minute))
+	if home := v.pick(group.Key{}, 0, nil); home != "me" || !v.gone("b", after(time.Minute)) || v.gone("a", after(time.Minute)) {
+		t.Errorf("home is %s", home)
+	}
+}
+
 func TestLateReturnOfAGhost(t *testing.T) {
 	v := steady(t, "b", "me")
 	v.update(nil, start)
@@ -102,7 +112,7 @@ func TestLateReturnOfAGhost(t *testing.T) {
 // A reconnection without a list that lacks us, as the owner of the connection tells of it.
 func TestReconnected(t *testing.T) {
 	var at time.Time
-	v := newView("me", func() time.Time { return at })
+	v := newView("me", false, func() time.Time { return at })
 	v.update(instances("a", "me"), after(-time.Hour))
 	at = start
 	v.update(instances("me"), after(time.Second))
@@ -170,7 +180,7 @@ func TestAmong(t *testing.T) {
 	if v.among(key, 1) || !v.among(key, 2) {
 		t.Error("the second home")
 	}
-	if alone := newView("me", nil); !alone.among(key, 1) {
+	if alone := newView("me", false, nil); !alone.among(key, 1) {
 		t.Error("alone")
 	}
 }
