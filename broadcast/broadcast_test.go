@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -534,4 +535,68 @@ func TestCloseEndsAll(t *testing.T) {
 	wantKind(t, "one that was closed", err, errs.Draining)
 	_, err = w.hub.Open(t.Context(), Ask{Topic: topic})
 	wantKind(t, "a new one", err, errs.Draining)
+}
+
+// Holes between offsets, which transactions and compaction leave, are no gaps, wherever a reader meets them.
+func TestHoles(t *testing.T) {
+	w := newWorld(t, 2, Limits{Messages: 8})
+	h := w.open(&holey{w.store}, Limits{Messages: 8})
+	live := w.watch(h, Ask{}, from(0, 0))
+	live.lazy = true
+	total := 0
+	for range 20 {
+		w.fill(10, 0, 1)
+		total += 20
+		live.read(total/5*2, 3)
+		late := w.watch(h, Ask{}, from(0, 0))
+		late.lazy = true
+		late.read(total/5*2, 7)
+		late.quiet()
+		resumed := w.watch(h, Ask{From: late.cursor()}, late.next)
+		resumed.quiet()
+		if len(live.gaps)+len(late.gaps) > 0 {
+			t.Fatalf("gaps %+v, %+v", live.gaps, late.gaps)
+		}
+		late.r.Close()
+		resumed.r.Close()
+	}
+	w.must(w.store.Trim(topic, 0, 103))
+	late := w.watch(h, Ask{From: Cursor{at: []store.Position{{Partition: 0, Next: 41}, {Partition: 1, Next: 200}}}}, from(41, 200))
+	late.lazy = true
+	late.read(40-1, 7) // 103 and 104 are there no more or a hole; 101 is gone
+	if want := []store.Gap{{Partition: 0, From: 41, To: 103}}; !slices.Equal(late.gaps, want) {
+		t.Errorf("gaps %+v, want %+v", late.gaps, want)
+	}
+}
+
+// holey shows two of five messages.
+type holey struct{ Store }
+
+func shown(m *store.Message) bool { return m.Offset%5 == 1 || m.Offset%5 == 4 }
+
+func (h *holey) Follow(ctx context.Context, name string, at []store.Position) (store.Tail, error) {
+	t, err := h.Store.Follow(ctx, name, at)
+	return &holeyTail{t}, err
+}
+
+func (h *holey) Browse(ctx context.Context, name string, p int32, offset int64) iter.Seq2[*store.Message, error] {
+	return func(yield func(*store.Message, error) bool) {
+		for m, err := range h.Store.Browse(ctx, name, p, offset) {
+			if (err != nil || shown(m)) && !yield(m, err) {
+				return
+			}
+		}
+	}
+}
+
+type holeyTail struct{ store.Tail }
+
+func (t *holeyTail) Poll(ctx context.Context, limit int) (store.Batch, error) {
+	for {
+		b, err := t.Tail.Poll(ctx, limit)
+		b.Messages = slices.DeleteFunc(b.Messages, func(m *store.Message) bool { return !shown(m) })
+		if err != nil || len(b.Gained)+len(b.Gaps)+len(b.Messages) > 0 {
+			return b, err
+		}
+	}
 }
