@@ -306,6 +306,9 @@ func (m *member) object(line []byte) (checker.Message, bool) {
 		m.event(o.Event, line)
 		return checker.Message{}, false
 	}
+	if o.Cursor != "" { // of a reader without a group, which has no receipts
+		o.Receipt = o.Cursor
+	}
 	value := []byte(o.Value)
 	if o.Base64 != nil {
 		value = o.Base64

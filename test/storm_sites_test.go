@@ -3,6 +3,7 @@ package test
 import (
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,16 +17,16 @@ func eachGround(t *testing.T, storm func(t *testing.T, s *site, g ground)) {
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
-		storm(t, &site{"embedded", []string{"--data", dir, "--log-level", "info"}, appOf(t)}, diskGround(dir))
+		storm(t, &site{"embedded", []string{"--data", dir, "--log-level", "info", "--id", "gw1"}, appOf(t)}, diskGround(dir))
 	})
 	t.Run("kfake", func(t *testing.T) {
 		t.Parallel()
 		fake := newFake(t)
-		storm(t, &site{"kfake", []string{"--data", t.TempDir(), "--kafka", strings.Join(fake, ","), "--log-level", "info"}, appOf(t)}, kafkaGround(fake))
+		storm(t, &site{"kfake", []string{"--data", t.TempDir(), "--kafka", strings.Join(fake, ","), "--log-level", "info", "--id", "gw1"}, appOf(t)}, kafkaGround(fake))
 	})
 	t.Run("kafka", func(t *testing.T) {
 		t.Parallel()
-		storm(t, &site{"kafka", []string{"--data", t.TempDir(), "--kafka", brokers(t), "--log-level", "info"}, appOf(t)}, kafkaGround(cluster.Get(t).Addrs()))
+		storm(t, &site{"kafka", []string{"--data", t.TempDir(), "--kafka", brokers(t), "--log-level", "info", "--id", "gw1"}, appOf(t)}, kafkaGround(cluster.Get(t).Addrs()))
 	})
 }
 
@@ -54,12 +55,31 @@ func capabilities(t *testing.T, g *gateway, app string) can {
 	c["tags"] = err == nil && a.StatusCode == http.StatusNoContent
 	a, err = cl.do("GET", "/v1/ws/msgs/"+app+"/can/v1?group=g", nil)
 	c["ws"] = err == nil && a.StatusCode == http.StatusUpgradeRequired
-	a, err = cl.do("GET", "/v1/msgs/"+app+"/can/v1?cursor=&reset=oldest&wait=0", nil)
-	c["broadcast"] = err == nil && a.StatusCode == http.StatusOK
 	for what, there := range c {
 		if !there {
 			t.Logf("the gateway has no %s", what)
 		}
 	}
 	return c
+}
+
+// metric is the sum of all series of a name, as /metrics has them.
+func (g *gateway) metric(name string) int {
+	a, err := g.manager().do("GET", "/metrics", nil)
+	if err != nil || a.StatusCode != http.StatusOK {
+		return -1
+	}
+	sum := 0.0
+	for line := range strings.Lines(string(a.body)) {
+		series, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if series, _, _ = strings.Cut(series, "{"); series != name {
+			continue
+		}
+		v, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return -1
+		}
+		sum += v
+	}
+	return int(sum)
 }

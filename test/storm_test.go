@@ -34,6 +34,7 @@ type storm struct {
 	mu       sync.Mutex
 	failed   []string // answers that no client should ever get
 	faults   int
+	stocks   int
 	produced atomic.Int64 // publishes answered 2xx
 
 	load, members crew

@@ -1,0 +1,170 @@
+package test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kateway/kateway/test/checker"
+)
+
+// C12. Readers without a group that break off and resume, at another gateway process too, see every message of the topic once.
+func TestBroadcastHasNoSeam(t *testing.T) {
+	eachGround(t, func(t *testing.T, s *site, g ground) {
+		gw := s.start(t)
+		st := newStorm(t, s.app, "news", g, 3, 16, gw)
+		var all []*follower
+		for _, kind := range []string{"lines", "sse", "stream"} {
+			for i := range 2 {
+				all = append(all, st.follow(&st.members, fmt.Sprint(kind, i), kind))
+			}
+		}
+		st.producers(3, 5*time.Millisecond)
+		for range 2 {
+			st.waitProduced(200)
+			heal := st.fault("restart", "", false)
+			gw.stop()
+			gw = s.start(t)
+			st.enter(gw)
+			heal()
+		}
+		st.waitProduced(200)
+		st.load.end()
+		want := int(st.produced.Load())
+		for _, f := range all {
+			waitFor(t, f.name+" to have everything", func() bool { return int(f.count.Load()) >= want })
+		}
+		st.members.end()
+		st.judge(checker.Limits{}, gw)
+		for _, f := range all {
+			if f.resumed.Load() < 5 {
+				t.Errorf("%s resumed %d times only", f.name, f.resumed.Load())
+			}
+		}
+	})
+}
+
+// follower reads without a group, with a cursor of what it has read.
+type follower struct {
+	*member
+	name           string
+	cursor         string
+	count, resumed atomic.Int64
+}
+
+// follow makes one that begins at the oldest message.
+func (s *storm) follow(c *crew, name, kind string) *follower {
+	s.h.Note(checker.Record{Op: checker.Declare, Phase: checker.OK, Topic: s.inStore(), Client: name, Spec: &checker.Spec{Mode: "broadcast", Whole: true}})
+	ctx := c.life(s.t)
+	f := &follower{name: name, member: &member{storm: s, habit: habit{name: name, kind: kind, stay: 300 * time.Millisecond}, party: &party{}, r: s.random(name), http: newHTTP(s.t)}}
+	c.wg.Go(func() {
+		for ctx.Err() == nil {
+			if !f.once(ctx) {
+				select {
+				case <-time.After(50 * time.Millisecond):
+				case <-ctx.Done():
+				}
+			}
+		}
+	})
+	return f
+}
+
+func (f *follower) once(ctx context.Context) bool {
+	f.resumed.Add(1)
+	d := f.storm.door(0)
+	if f.kind == "lines" {
+		return f.poll(d)
+	}
+	return f.stream(ctx, d)
+}
+
+// from is what the query says of where to begin.
+func (f *follower) from() string {
+	if f.cursor == "" {
+		return "?cursor=&reset=oldest"
+	}
+	return "?cursor=" + url.QueryEscape(f.cursor)
+}
+
+func (f *follower) record(op checker.Op, d door) checker.Record {
+	return checker.Record{Op: op, Phase: checker.Invoke, Client: f.name, Via: d.name, Topic: f.inStore()}
+}
+
+func (f *follower) poll(d door) bool {
+	n := f.h.Note(f.record(checker.Poll, d))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	a, err := f.at(d).exchange(ctx, "GET", "/v1/msgs/"+f.app+"/"+f.topic+"/v1"+f.from()+"&wait=500ms&batch="+strconv.Itoa(1+f.r.IntN(20)), nil, "Accept", "application/x-ndjson")
+	if err != nil || a.StatusCode != http.StatusOK && a.StatusCode != http.StatusNoContent {
+		f.h.End(n, checker.Info, fmt.Sprint(a, err))
+		return false
+	}
+	got := f.parse(a) // a poll that broke off is asked again as a whole: its cursor came with its head
+	f.h.End(n, checker.OK, "", got...)
+	f.count.Add(int64(len(got)))
+	f.cursor = a.Header.Get("X-Cursor")
+	return true
+}
+
+func (f *follower) stream(ctx context.Context, d door) bool {
+	n := f.h.Note(f.record(checker.Stream, d))
+	accept, from := "application/x-ndjson", f.from()
+	var header []string
+	if f.kind == "sse" {
+		accept = "text/event-stream"
+		if f.cursor != "" {
+			from, header = "", []string{"Last-Event-ID", f.cursor}
+		}
+	}
+	request, cut := context.WithCancel(context.Background())
+	defer cut()
+	resp, err := f.at(d).open(request, "GET", "/v1/stream/"+f.app+"/"+f.topic+"/v1"+from, nil, append(header, "Accept", accept)...)
+	if err != nil {
+		f.h.End(n, lost(err), err.Error())
+		return false
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		b, _ := io.ReadAll(resp.Body)
+		f.h.End(n, outcome(resp.StatusCode), string(b))
+		return false
+	}
+	done := f.leave(ctx, n, cut)
+	r := bufio.NewReader(resp.Body)
+	id := ""
+	for {
+		line, err := r.ReadBytes('\n')
+		if err != nil {
+			switch {
+			case done():
+			case errors.Is(err, io.EOF):
+				f.h.End(n, checker.OK, "")
+			default:
+				f.h.End(n, checker.Info, err.Error())
+			}
+			return true
+		}
+		if v, ok := bytes.CutPrefix(line, []byte("id: ")); ok {
+			id = string(bytes.TrimSpace(v))
+		}
+		if w, ok := f.line(line, true); ok {
+			if f.kind == "stream" {
+				id = w.Receipt
+			}
+			w.Receipt = ""
+			f.h.Note(checker.Record{Op: checker.Chunk, Phase: checker.OK, Of: n, Client: f.name, Via: d.name, Topic: f.inStore(), Messages: []checker.Message{w}})
+			f.count.Add(1)
+			f.cursor = id
+		}
+	}
+}
