@@ -226,7 +226,10 @@ func openStreams(ctx context.Context, addr, path, accept string, n int) (func(),
 		c, err := dial(ctx, addr)
 		if err == nil {
 			open = append(open, c)
-			err = streamsOn(c, path, accept, min(250, n-opened))
+			var framer *http2.Framer
+			if framer, err = streamsOn(c, path, accept, min(250, n-opened)); err == nil {
+				go stayOn(framer)
+			}
 		}
 		if err != nil {
 			closeAll()
@@ -237,13 +240,13 @@ func openStreams(ctx context.Context, addr, path, accept string, n int) (func(),
 }
 
 // streamsOn opens n streams on one connection.
-func streamsOn(c *client, path, accept string, n int) error {
+func streamsOn(c *client, path, accept string, n int) (*http2.Framer, error) {
 	if _, err := io.WriteString(c.conn, http2.ClientPreface); err != nil {
-		return err
+		return nil, err
 	}
 	framer := http2.NewFramer(c.conn, c.r)
 	if err := framer.WriteSettings(); err != nil {
-		return err
+		return nil, err
 	}
 	var block bytes.Buffer
 	encoder := hpack.NewEncoder(&block)
@@ -251,25 +254,25 @@ func streamsOn(c *client, path, accept string, n int) error {
 		block.Reset()
 		for _, f := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "localhost"}, {":path", path}, {"accept", accept}} {
 			if err := encoder.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		if err := framer.WriteHeaders(http2.HeadersFrameParam{
 			StreamID: uint32(2*i + 1), BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true,
 		}); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	for answered := 0; answered < n; {
 		f, err := framer.ReadFrame()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		switch f := f.(type) {
 		case *http2.HeadersFrame:
 			answered++
 			if f.StreamEnded() {
-				return errors.New("a stream was refused")
+				return nil, errors.New("a stream was refused")
 			}
 		case *http2.SettingsFrame:
 			if !f.IsAck() {
@@ -277,10 +280,34 @@ func streamsOn(c *client, path, accept string, n int) error {
 			}
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return framer, nil
+}
+
+// stayOn does what a client has to whose streams are idle, until the connection is closed: it answers pings, and gives back
+// what heartbeats took of the windows.
+func stayOn(framer *http2.Framer) {
+	for {
+		f, err := framer.ReadFrame()
+		if err != nil {
+			return
+		}
+		switch f := f.(type) {
+		case *http2.PingFrame:
+			if !f.IsAck() {
+				err = framer.WritePing(true, f.Data)
+			}
+		case *http2.DataFrame:
+			if n := f.Length; n > 0 {
+				err = errors.Join(framer.WriteWindowUpdate(0, n), framer.WriteWindowUpdate(f.StreamID, n))
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
 }
 
 // stopBusy stops the gateway while 64 connections publish without a pause. A client that is asked to close its connection

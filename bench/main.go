@@ -7,9 +7,9 @@
 // The gateway and every floor are processes of their own, so that CPU is that of the measured process alone; this process
 // is the load. Gateway and floors take turns, several rounds each, and medians are compared.
 //
-//	main.go   flags, order, report       cases.go  what is measured, and the targets
-//	load.go   clients on bare sockets    proc.go   processes, their CPU and memory
-//	floors.go the floors                 table.go  the table and RESULTS.md
+//	main.go              flags, order, report       cases*.go   what is measured; cases.go has the targets
+//	load.go, websocket.go  clients on bare sockets  proc.go     processes, their CPU and memory
+//	floors*.go           the floors                 table.go    the table and RESULTS.md
 package main
 
 import (

@@ -213,10 +213,10 @@ func (b *bench) heap(ctx context.Context, name string, p *proc) error {
 	if b.profile == "" {
 		return nil
 	}
-	for _, kind := range []string{"heap", "goroutine"} {
+	for _, kind := range []string{"heap?gc=1", "goroutine"} {
 		body, err := get(ctx, "http://"+p.man+"/debug/pprof/"+kind)
 		if err == nil {
-			err = os.WriteFile(filepath.Join(b.profile, name+"."+kind+".pprof"), body, 0o600)
+			err = os.WriteFile(filepath.Join(b.profile, name+"."+strings.TrimSuffix(kind, "?gc=1")+".pprof"), body, 0o600)
 		}
 		if err != nil {
 			return err
