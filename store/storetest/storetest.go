@@ -9,7 +9,8 @@
 //	}
 //
 // It assumes no empty store: topics and groups have names of their own, so that many runs can share one cluster. Every
-// wait is for a condition and bounded by Config.Patience. Tests run one after the other, and none leaves a goroutine.
+// wait is for a condition and bounded by Config.Patience. Tests run one after the other, and none leaves a goroutine, unless
+// Config.Parallel says otherwise.
 package storetest
 
 import (
@@ -70,6 +71,10 @@ type Config struct {
 	// Patience bounds each wait. Default 30 s; a cluster's groups may need more.
 	Patience time.Duration
 
+	// Parallel runs the tests beside each other, as many as go test's -parallel allows: against a cluster they wait more than
+	// they work. Goroutines that are left behind can't be told then; another run of the suite should look for them.
+	Parallel bool
+
 	// Leaks are the goroutines that the environment may leave behind. Those that run before New are known.
 	Leaks []goleak.Option
 }
@@ -118,16 +123,25 @@ func Run(t *testing.T, cfg Config) {
 				if reason := cfg.Absent[test.needs]; reason != "" {
 					t.Skipf("%s is declared absent: %s", test.needs, reason)
 				}
-				leaks := append([]goleak.Option{goleak.IgnoreCurrent()}, cfg.Leaks...)
-				t.Cleanup(func() { // after the store is closed, and what New has registered
-					if !t.Failed() {
-						goleak.VerifyNone(t, leaks...)
-					}
-				})
+				if cfg.Parallel {
+					t.Parallel()
+				} else {
+					verifyLeaks(t, cfg.Leaks)
+				}
 				e := &env{T: t, cfg: cfg}
 				e.s = e.open()
 				test.run(e)
 			})
 		}
 	}
+}
+
+// verifyLeaks looks for goroutines of the test after its store is closed, and what New has registered.
+func verifyLeaks(t *testing.T, known []goleak.Option) {
+	known = append([]goleak.Option{goleak.IgnoreCurrent()}, known...)
+	t.Cleanup(func() {
+		if !t.Failed() {
+			goleak.VerifyNone(t, known...)
+		}
+	})
 }
