@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
@@ -71,7 +74,8 @@ func (s *Store) CreateTopic(ctx context.Context, t store.Topic) error {
 	return s.awaitTopic(ctx, t.Name, resp.ID, int(resp.NumPartitions))
 }
 
-// awaitTopic waits until the topic has that many partitions, each with a leader.
+// awaitTopic waits until every broker says that the topic has that many partitions, each with a leader: clients learn of it
+// from any of them.
 func (s *Store) awaitTopic(ctx context.Context, name string, id kadm.TopicID, partitions int) error {
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 		d, err := s.detail(ctx, name)
@@ -82,13 +86,40 @@ func (s *Store) awaitTopic(ctx context.Context, name string, id kadm.TopicID, pa
 		for _, p := range d.Partitions {
 			ready = ready && p.Err == nil && p.Leader >= 0
 		}
-		if ready {
+		if ready && s.knownByBrokers(ctx, name, d.ID, partitions) {
 			return nil
 		}
 		if !pause(ctx, wait) {
 			return fmt.Errorf("topic %q is made, but not ready yet: %w: %w", name, ctx.Err(), errs.Unavailable)
 		}
 	}
+}
+
+// brokerPatience is how long one broker may take to say what it knows. One that does not answer tells clients nothing either.
+const brokerPatience = 2 * time.Second
+
+// knownByBrokers asks each broker whether it knows so many partitions of the topic.
+func (s *Store) knownByBrokers(ctx context.Context, name string, id kadm.TopicID, partitions int) bool {
+	var wg sync.WaitGroup
+	var missing atomic.Bool
+	ctx, cancel := context.WithTimeout(ctx, brokerPatience)
+	defer cancel()
+	for _, b := range s.cl.DiscoveredBrokers() {
+		wg.Go(func() {
+			req, t := kmsg.NewPtrMetadataRequest(), kmsg.NewMetadataRequestTopic()
+			t.Topic = &name
+			req.Topics = append(req.Topics, t)
+			answer, err := b.Request(ctx, req)
+			if resp, ok := answer.(*kmsg.MetadataResponse); ok && err == nil {
+				known := len(resp.Topics) == 1 && resp.Topics[0].TopicID == [16]byte(id) && len(resp.Topics[0].Partitions) >= partitions
+				if !known {
+					missing.Store(true)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return !missing.Load()
 }
 
 // AlterTopic also waits until new partitions can be published to.

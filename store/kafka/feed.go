@@ -273,6 +273,7 @@ func (f *feed) close(ctx context.Context) error {
 	}
 	f.cancel()
 	f.cl.Close()
+	f.cl.AllowRebalance() // Close polls, and a goroutine of its own may wait for the end of that
 	f.goroutines.Wait()
 	f.s.mu.Lock()
 	delete(f.s.feeds, f)

@@ -2,6 +2,8 @@ package kafka
 
 import (
 	"context"
+	"crypto/rand"
+	"flag"
 	"net"
 	"os"
 	"sync"
@@ -21,15 +23,25 @@ import (
 
 // The real clusters of this package's tests; the first test that needs one starts it.
 var (
-	cluster = testkit.NewShared(testkit.Brokers(3))
-	oldest  = testkit.NewShared(testkit.Line("3.9"))
+	cluster = testkit.NewShared(testkit.Brokers(3),
+		testkit.Property("group.consumer.min.heartbeat.interval.ms=100"), testkit.Property("group.consumer.heartbeat.interval.ms=500"))
+	oldest = testkit.NewShared(testkit.Line("3.9"))
 )
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if !parallelGiven() {
+		_ = flag.Set("test.parallel", "8") // tests against real clusters wait more than they work
+	}
 	code := m.Run()
 	cluster.Close()
 	oldest.Close()
 	os.Exit(code)
+}
+
+func parallelGiven() (given bool) {
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	return given
 }
 
 // fake is a cluster in this process, for one test.
@@ -58,64 +70,104 @@ func open(t testing.TB, cfg Config) *Store {
 	return s
 }
 
+// The suite runs against a fake cluster, where it also looks for goroutines left behind, and against real ones, beside each
+// other; in each with both group protocols.
+
 func TestStoreOnFake(t *testing.T) {
 	c := fake(t)
-	suite(t, c.ListenAddrs(), Config{SessionTimeout: time.Second}, 30*time.Second)
+	suite(t, c.ListenAddrs(), Config{SessionTimeout: time.Second}, storetest.Config{Patience: 30 * time.Second})
+}
+
+// TestStoreOnFakeNewGroups is without names: the fake cluster removes no members of new groups.
+func TestStoreOnFakeNewGroups(t *testing.T) {
+	c := fake(t, kfake.BrokerConfigs(map[string]string{"group.consumer.session.timeout.ms": "1000", "group.consumer.heartbeat.interval.ms": "100"}))
+	suite(t, c.ListenAddrs(), Config{Protocol: ProtocolConsumer}, storetest.Config{Patience: 30 * time.Second}, nameless)
 }
 
 func TestStoreOnThreeBrokers(t *testing.T) {
-	suite(t, cluster.Get(t).Addrs(), Config{SessionTimeout: 2 * time.Second}, time.Minute)
+	t.Parallel()
+	suite(t, cluster.Get(t).Addrs(), Config{SessionTimeout: 2 * time.Second}, storetest.Config{Patience: time.Minute, Parallel: true})
 }
 
+func TestStoreOnThreeBrokersNewGroups(t *testing.T) {
+	t.Parallel()
+	suite(t, cluster.Get(t).Addrs(), Config{Protocol: ProtocolConsumer}, storetest.Config{Patience: time.Minute, Parallel: true})
+}
+
+// TestStoreOnTheOldestKafka asks for the new protocol, which it does not have.
 func TestStoreOnTheOldestKafka(t *testing.T) {
-	suite(t, oldest.Get(t).Addrs(), Config{SessionTimeout: 2 * time.Second}, time.Minute)
+	t.Parallel()
+	suite(t, oldest.Get(t).Addrs(), Config{Protocol: ProtocolConsumer, SessionTimeout: 2 * time.Second}, storetest.Config{Patience: time.Minute, Parallel: true})
 }
 
-func suite(t *testing.T, brokers []string, cfg Config, patience time.Duration) {
-	cfg.Brokers = brokers
-	gates := sync.Map{} // store -> *gate
+// nameless makes a suite's members have no names.
+func nameless(g *gateway) { g.id = "" }
+
+func suite(t *testing.T, brokers []string, cfg Config, run storetest.Config, opts ...func(*gateway)) {
+	cfg.Brokers, cfg.metadataAge = brokers, 3*time.Second
+	var gates, dead sync.Map // *Store -> *gate; ids of gateways that have crashed
 	start := func(t *testing.T) store.Store {
-		g := newGate()
+		entry := newGate()
 		cfg := cfg
-		cfg.dial = g.dial
+		cfg.dial = entry.dial
 		s, err := Open(t.Context(), cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		gates.Store(s, g)
-		return s
+		gates.Store(s, entry)
+		g := &gateway{Store: s, id: rand.Text()[:8], dead: &dead}
+		for _, opt := range opts {
+			opt(g)
+		}
+		return g
 	}
-	storetest.Run(t, storetest.Config{
-		New: start, Shared: true, Patience: patience, TooLarge: 1_100_000,
-		Reopen: func(t *testing.T, s store.Store) store.Store {
-			_ = s.Close(t.Context())
-			return start(t)
-		},
-		Cut: func(_ *testing.T, s store.Store) func() {
-			g, _ := gates.Load(s)
-			return g.(*gate).shut()
-		},
-		Crash: func(_ *testing.T, _ store.Store, f store.Feed) { f.(*feed).crash() },
-		Trim: func(t *testing.T, s store.Store, topic string, p int32, before int64) {
-			at := kadm.Offsets{}
-			at.AddOffset(topic, p, before, -1)
-			if _, err := s.(*Store).adm.DeleteRecords(t.Context(), at); err != nil {
-				t.Fatal(err)
-			}
-		},
-		Absent: map[storetest.Power]string{storetest.Once: "Kafka remembers no keys of publishes"},
-		Leaks: []goleak.Option{ // kfake's own, which take their time on a busy machine; ours have other names
-			goleak.IgnoreAnyFunction("github.com/twmb/franz-go/pkg/kfake.(*group).manage"),
-			goleak.IgnoreAnyFunction("github.com/twmb/franz-go/pkg/kfake.(*clientConn).read"),
-			goleak.IgnoreAnyFunction("github.com/twmb/franz-go/pkg/kfake.(*clientConn).write"),
-		},
-	})
+	run.New, run.Shared, run.TooLarge = start, true, 1_100_000
+	run.Reopen = func(t *testing.T, s store.Store) store.Store {
+		_ = s.Close(t.Context())
+		return start(t)
+	}
+	run.Cut = func(_ *testing.T, s store.Store) func() {
+		g, _ := gates.Load(s.(*gateway).Store)
+		return g.(*gate).shut()
+	}
+	run.Crash = func(_ *testing.T, s store.Store, f store.Feed) {
+		dead.Store(s.(*gateway).id, true)
+		f.(*feed).crash()
+	}
+	run.Trim = func(t *testing.T, s store.Store, topic string, p int32, before int64) {
+		at := kadm.Offsets{}
+		at.AddOffset(topic, p, before, -1)
+		if _, err := s.(*gateway).adm.DeleteRecords(t.Context(), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run.Absent = map[storetest.Power]string{storetest.Once: "Kafka remembers no keys of publishes"}
+	run.Leaks = []goleak.Option{ // kfake's own, which take their time on a busy machine; ours have other names
+		goleak.IgnoreAnyFunction("github.com/twmb/franz-go/pkg/kfake.(*group).manage"),
+		goleak.IgnoreAnyFunction("github.com/twmb/franz-go/pkg/kfake.(*clientConn).read"),
+		goleak.IgnoreAnyFunction("github.com/twmb/franz-go/pkg/kfake.(*clientConn).write"),
+	}
+	storetest.Run(t, run)
+}
+
+// gateway is a store whose members have names, and that knows which of the others have crashed.
+type gateway struct {
+	*Store
+	id   string
+	dead *sync.Map
+}
+
+func (g *gateway) Subscribe(ctx context.Context, spec store.Spec) (store.Feed, error) {
+	spec.Instance = g.id
+	spec.Gone = func(id string) bool { _, is := g.dead.Load(id); return is }
+	return g.Store.Subscribe(ctx, spec)
 }
 
 // crash ends the member as the death of the process would.
 func (f *feed) crash() {
 	f.cancel()
 	f.cl.Close()
+	f.cl.AllowRebalance()
 }
 
 // gate makes connections on which nothing arrives while it is shut. What is sent goes out.
