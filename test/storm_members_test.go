@@ -157,6 +157,7 @@ func (m *member) poll(d door) bool {
 	got := m.parse(a)
 	switch {
 	case err != nil:
+		m.broke(m.who(), err)
 		m.h.End(n, checker.Info, err.Error(), got...)
 	case a.StatusCode == http.StatusOK, a.StatusCode == http.StatusNoContent:
 		m.h.End(n, checker.OK, "", got...)
@@ -374,6 +375,7 @@ func (m *member) say(d door, op checker.Op, list []checker.Message) bool {
 	}
 	switch {
 	case err != nil:
+		m.broke(m.who(), err)
 		m.h.End(n, lost(err), err.Error())
 		return false
 	case json.Unmarshal(a.body, &each) != nil || len(each.Results) != len(list):
@@ -424,6 +426,7 @@ func (m *member) stream(ctx context.Context, d door) bool {
 	defer cut()
 	resp, err := m.at(d).open(request, "GET", "/v1/stream/"+m.app+"/"+m.topic+"/v1"+m.query(), nil, "Accept", accept)
 	if err != nil {
+		m.broke(m.who(), err)
 		m.h.End(n, lost(err), err.Error())
 		return false
 	}
@@ -451,6 +454,7 @@ func (m *member) stream(ctx context.Context, d door) bool {
 		if errors.Is(err, io.EOF) {
 			m.h.End(n, checker.OK, "")
 		} else {
+			m.broke(m.who(), err)
 			m.h.End(n, checker.Info, err.Error())
 		}
 		return false

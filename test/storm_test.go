@@ -36,6 +36,7 @@ type storm struct {
 	faults   int
 	stocks   int
 	produced atomic.Int64 // publishes answered 2xx
+	strict   bool         // a connection that fails is a failed request too
 
 	load, members crew
 }
@@ -144,6 +145,13 @@ func (s *storm) fail(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failed = append(s.failed, fmt.Sprintf(format, args...))
+}
+
+// broke notes a connection that failed: that is an answer that should not be where there is always somebody to answer.
+func (s *storm) broke(who string, err error) {
+	if s.strict {
+		s.fail("%s: %v", who, err)
+	}
 }
 
 // noFailures fails the test when a request failed.

@@ -50,6 +50,7 @@ func (m *member) socket(ctx context.Context, d door) bool {
 			if websocket.IsCloseError(err, websocket.CloseNormalClosure, websocket.CloseGoingAway, websocket.CloseServiceRestart) {
 				m.h.End(n, checker.OK, err.Error())
 			} else {
+				m.broke(m.who(), err)
 				m.h.End(n, checker.Info, err.Error())
 			}
 			return false

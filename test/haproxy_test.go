@@ -1,0 +1,201 @@
+package test
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kateway/kateway/internal/testkit"
+	"github.com/kateway/kateway/test/checker"
+)
+
+// G8. Three gateways behind HAProxy, which gives each request to the next of them, are restarted one after the other under
+// load: no request fails, and the groups go on without an anomaly.
+func TestRollingRestartBehindHAProxy(t *testing.T) {
+	t.Parallel()
+	rounds := 1
+	if stormTime(t, 0) > 0 {
+		rounds = 5
+	}
+	f := newFleet(t, "--log-level", "info")
+	ids := []string{"gw1", "gw2", "gw3"}
+	var all []*gateway
+	var addrs []string
+	for _, id := range ids {
+		addrs = append(addrs, freeAddr(t))
+		all = append(all, f.startAt(id, addrs[len(addrs)-1]))
+	}
+	agree(t, strings.Join(ids, " "), all...)
+	front := haproxy(t, addrs)
+
+	st := newStorm(t, f.app, "rolling", kafkaGround(cluster.Get(t).Addrs()), 6, 100, all[0])
+	st.strict = true
+	st.doors.Store(&[]door{{"haproxy", front}})
+	can := capabilities(t, all[0], f.app)
+	for _, mode := range []string{"fifo", "queue", "key"} {
+		p := st.party(mode, checker.Spec{Mode: mode, Explicit: true, Lease: 20 * time.Second, MaxAttempts: 100})
+		for i, kind := range kinds(true) {
+			if can.read(kind) {
+				st.join(&st.members, p, habit{name: fmt.Sprint(kind, i), kind: kind})
+			}
+		}
+	}
+	st.watch(200 * time.Millisecond)
+	st.producers(4, 10*time.Millisecond)
+	for range rounds {
+		for i, id := range ids {
+			st.waitProduced(100)
+			heal := st.fault("restart of "+id, "", false)
+			all[i].stop()
+			all[i] = f.startAt(id, addrs[i])
+			st.man.Store(all[i].manager())
+			agree(t, strings.Join(ids, " "), all...)
+			heal()
+		}
+	}
+	st.waitProduced(100)
+	st.calm()
+	st.drain()
+	r := st.judge(checker.Limits{}, all...)
+	st.noFailures()
+	if st.faults != rounds*len(ids) || r.Again > 0 || r.Unknown > 0 {
+		t.Errorf("%d restarts; %d acked messages came again, %d publishes are unknown", st.faults, r.Again, r.Unknown)
+	}
+}
+
+// A client that asks another gateway each time gets every message once, in order, and acks it there: as at one gateway. Polls that
+// wait at all of them are served as if they waited at one.
+func TestEveryPollAtAnotherGateway(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, "--log-level", "info")
+	all := []*gateway{f.start("gw1"), f.start("gw2"), f.start("gw3")}
+	agree(t, "gw1 gw2 gw3", all...)
+	st := newStorm(t, f.app, "alternate", kafkaGround(cluster.Get(t).Addrs()), 3, 100, all[0])
+	st.enter(all...)
+	p := st.party("fifo", checker.Spec{Mode: "fifo", Explicit: true, MaxAttempts: 100})
+	for i, kind := range []string{"lines", "piggyback", "raw"} {
+		st.join(&st.members, p, habit{name: fmt.Sprint(kind, i), kind: kind, batch: 3, rotate: true})
+	}
+	st.watch(200 * time.Millisecond)
+	st.stock(200)
+	st.calm()
+	st.drain()
+	if r := st.judge(checker.Limits{}); r.Repeated > 0 || r.Delivered != 200 {
+		t.Errorf("%d deliveries, %d of them repeated; want 200 and none", r.Delivered, r.Repeated)
+	}
+	st.noFailures()
+	waiting(t, f, all)
+}
+
+// waiting lets ten polls wait at the gateways in turn, and then publishes a message for each.
+func waiting(t *testing.T, f *fleet, all []*gateway) {
+	t.Helper()
+	s := newStorm(t, f.app, "waiting", kafkaGround(cluster.Get(t).Addrs()), 3, 100, all[0])
+	s.enter(all...)
+	p := s.party("waiting", checker.Spec{Mode: "queue", Explicit: true, MaxAttempts: 100})
+	var wg sync.WaitGroup
+	for i := range 10 {
+		m := &member{storm: s, party: p, r: s.random("waiting"), http: newHTTP(t), turn: i, habit: habit{name: fmt.Sprint(i), kind: "raw", wait: patience.String()}}
+		wg.Go(func() { m.once(t.Context()) })
+	}
+	waitFor(t, "ten polls to wait", func() bool {
+		n := 0
+		for _, c := range list[struct{ Kind, Group string }](all[0].manager(), "/v1/clients?limit=1000") {
+			if c.Kind == "poll" && c.Group == "waiting" {
+				n++
+			}
+		}
+		return n == 10
+	})
+	s.stock(10)
+	wg.Wait()
+	s.drain()
+	if r := s.judge(checker.Limits{}, all...); r.Delivered != 10 || r.Repeated > 0 {
+		t.Errorf("%d deliveries, %d of them repeated; want 10 and none", r.Delivered, r.Repeated)
+	}
+	s.noFailures()
+}
+
+// startAt is start for a gateway that publishes and subscribes at this address.
+func (f *fleet) startAt(id, addr string) *gateway {
+	f.t.Helper()
+	g := launch(f.t, append(f.args(id), "--pub", addr)...)
+	g.id = id
+	return g
+}
+
+// freeAddr is an address that was free a moment ago. A load balancer has to know it before and after a restart.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// haproxy runs one before the addresses, without stickiness, and answers its base URL.
+func haproxy(t *testing.T, addrs []string) string {
+	t.Helper()
+	path, err := exec.LookPath("haproxy")
+	if err != nil {
+		testkit.Missing(t, "haproxy", err)
+	}
+	front := freeAddr(t)
+	config := `global
+  maxconn 4096
+defaults
+  mode http
+  timeout connect 2s
+  timeout client 1h
+  timeout server 1h
+  retries 3
+  option redispatch 1
+  retry-on conn-failure
+listen kateway
+  bind ` + front + `
+  balance roundrobin
+  option httpchk
+  http-check send meth GET uri /ready?role=sub ver HTTP/1.1 hdr Host localhost
+  default-server check inter 200ms fall 1 rise 1
+`
+	for i, a := range addrs {
+		config += fmt.Sprintf("  server gw%d %s\n", i+1, a)
+	}
+	file := filepath.Join(t.TempDir(), "haproxy.cfg")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, "-db", "-f", file)
+	var log strings.Builder
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("haproxy says:\n%s", log.String())
+		}
+	})
+	base := "http://" + front
+	waitFor(t, "HAProxy to find the gateways", func() bool {
+		resp, err := newHTTP(t).Get(base + "/alive")
+		if err != nil {
+			return false
+		}
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+	return base
+}
