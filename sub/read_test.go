@@ -360,6 +360,31 @@ func TestBroadcastDrain(t *testing.T) {
 	c.get(topicPath+"?cursor=").problem(t, 503, "draining")
 }
 
+// An EventSource gives up for good when it is answered anything but 200: one that comes back while that can't be is told to
+// come again. Others are told the truth.
+func TestEventSourceComesAgain(t *testing.T) {
+	w := newWorld(t, 1)
+	c := serve(t, w.mux, false)
+	sse, back := "Accept: text/event-stream", "Last-Event-ID: "+cursorOf(0)
+	c.get(feedPath, sse, "Last-Event-ID: nonsense").problem(t, 400, "invalid_param")
+	w.readers.Drain(0)
+	r := c.get(feedPath, sse, back).want(t, 200)
+	if r.body != "retry: 1000\n\n" || r.Header.Get("Content-Type") != typeEvents || r.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("%q, %v", r.body, r.Header)
+	}
+	c.get(feedPath, sse).problem(t, 503, "draining")
+	c.get(feedPath+"?cursor="+cursorOf(0)).problem(t, 503, "draining")
+	if err := errors.Join(w.hub.Close(t.Context()), w.readers.Close(t.Context()), w.store.Close(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	c = serve(t, w.mux, false)
+	if r := c.get(feedPath, sse, back).want(t, 200); r.body != "retry: 5000\n\n" {
+		t.Errorf("%q", r.body)
+	}
+	c.get(feedPath, sse).problem(t, 503, "unavailable")
+}
+
 // A client that reads nothing is cut off, and keeps nobody else waiting.
 func TestBroadcastToASlowClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -17,14 +17,18 @@ import (
 	"github.com/kateway/kateway/internal/wire"
 )
 
-// retryField tells an EventSource after how many milliseconds to come back.
-const retryField = "retry: 1000\n"
+// retryField tells an EventSource after how many milliseconds to come back; laterField where that would be too soon.
+const (
+	retryField = "retry: 1000\n"
+	laterField = "retry: 5000\n"
+)
 
 // readStream is a stream without a group: server-sent events, or with cursor= JSON objects.
 type readStream struct {
 	readWish
-	limit int64 // messages; 0 = endless
-	form  streamForm
+	limit     int64 // messages; 0 = endless
+	form      streamForm
+	returning bool // an EventSource that lost its connection
 }
 
 func (w *readStream) read(r *http.Request) error {
@@ -37,7 +41,7 @@ func (w *readStream) read(r *http.Request) error {
 		return err
 	}
 	if last != "" { // what the browser has got is newer than the page's URL
-		w.cursor, w.resumes = last, true
+		w.cursor, w.resumes, w.returning = last, true, true
 	}
 	if !q.Has("reset") {
 		w.start.Newest = true
@@ -61,6 +65,9 @@ func (w *readStream) read(r *http.Request) error {
 // do reads until the client leaves. What it takes to begin is done in a call of its own, as for streams of a group.
 func (w *readStream) do(h *Handler, rw http.ResponseWriter, r *http.Request) error {
 	s, err := h.openTicker(rw, r, w)
+	if err != nil && w.returning && w.form == streamEvents && errs.Of(err).RetryAfter() > 0 {
+		return h.comeAgain(rw, w, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -70,6 +77,20 @@ func (w *readStream) do(h *Handler, rw http.ResponseWriter, r *http.Request) err
 		err = s.run(ctx)
 	}
 	return s.end(ctx, err)
+}
+
+// comeAgain answers an EventSource that comes back while it can't be served. Of any status but 200 it would take that it is to
+// give up for good; a stream that is over at once lets it come again, with the id that it has.
+func (h *Handler) comeAgain(w http.ResponseWriter, wish *readStream, why error) error {
+	field := retryField
+	if !errors.Is(why, errs.Draining) {
+		h.log.Warn("an EventSource is told to come again later", "topic", wish.topic.String(), "error", why)
+		field = laterField
+	}
+	var o out
+	h.setOut(&o, w, identity)
+	o.setHeaders(typeEvents, identity)
+	return o.write([]byte(field + "\n"))
 }
 
 // ticker is one client without a group, from connect to disconnect, as stream is one with. The forms of the messages are
