@@ -14,25 +14,30 @@ import (
 // at most, so this is base64 of:
 //
 //	version (1 byte)  hold (4 bytes, big endian)
-//	form (1 byte: ranges or bitmap, formAnew added)  with formAnew: distance from Next (uvarint)
+//	form (1 byte: ranges, bitmap or both, formAnew added)  with formAnew: distance from Next (uvarint)
 //	size of the done part (uvarint)  done part
 //	one entry per delivered message, lowest offset first, as many as fit:
 //	  distance to the one before (uvarint)  attempt<<2 | state (uvarint)  remaining lease or delay in ms, unless due (uvarint)
+//	  of one that is moving instead of the latter: ms until it is due again<<3 | cause (uvarint)
 //
 // Ranges are pairs of uvarints: distance from the end of the one before, length. The bitmap has bit i set when offset
-// Next+i is done. The shorter of the two is taken. formAnew says that below the distance only receipts of this hold count:
+// Next+i is done. The shorter of the two is taken. A window with a few messages far behind the others fits neither: then it
+// is the number of ranges (uvarint), those, and the bitmap of what follows the last. formAnew says that below the distance only receipts of this hold count:
 // the group began anew, and receipts of before speak of other deliveries, or of another topic's messages.
 const (
 	beyondVersion = 1
 	formRanges    = 0
 	formBitmap    = 1
+	formBoth      = 2
 	formAnew      = 0x80 // a flag
 
 	stateDue     = 0
 	stateLeased  = 1
 	stateDelayed = 2
+	stateMoving  = 3 // a holder that does not know it delivers the message again
 
-	// maxSpan bounds the offsets from the commit to the end of a window, so that the bitmap of the done part always fits.
+	// maxSpan bounds the offsets of a window from the lowest message that is not done, stragglers passed over, to its end, so
+	// that the done part always fits: 2,048 bytes of bitmap, and 12 at most for each straggler.
 	maxSpan = 16384
 )
 
@@ -47,7 +52,26 @@ type carried struct {
 	offset    int64
 	attempt   uint32
 	state     uint8
+	cause     cause // stateMoving
 	remaining time.Duration
+}
+
+// tail is the number that follows the state.
+func (c *carried) tail() uint64 {
+	ms := uint64(max(c.remaining, 0) / time.Millisecond)
+	if c.state == stateMoving {
+		return min(ms, maxDistance>>3)<<3 | uint64(c.cause)
+	}
+	return ms
+}
+
+// setTail reads what tail wrote.
+func (c *carried) setTail(v int64) {
+	if c.state == stateMoving {
+		c.cause = cause(v & 7)
+		v >>= 3
+	}
+	c.remaining = time.Duration(v) * time.Millisecond
 }
 
 // beyond is the decoded form.
@@ -80,7 +104,7 @@ func (b *beyond) encode(next int64) string {
 		raw = binary.AppendUvarint(raw, uint64(h.offset-last))
 		raw = binary.AppendUvarint(raw, uint64(h.attempt)<<2|uint64(h.state))
 		if h.state != stateDue {
-			raw = binary.AppendUvarint(raw, uint64(max(h.remaining, 0)/time.Millisecond))
+			raw = binary.AppendUvarint(raw, h.tail())
 		}
 		if len(raw) > maxBeyondRaw {
 			raw = raw[:mark]
@@ -91,37 +115,77 @@ func (b *beyond) encode(next int64) string {
 	return base64.RawStdEncoding.EncodeToString(raw)
 }
 
+// maxDone bounds the done part, so that it fits with what stands before it.
+var maxDone = maxBeyondRaw - 24 // read only
+
 // encodeDone takes the shorter form. Ranges that do not fit are dropped from the end: they are done again.
 func encodeDone(done []span, next int64) (form byte, out []byte) {
-	limit := maxBeyondRaw - 16
+	out, reached := appendRanges(nil, done, next, maxDone)
+	if len(done) == 0 {
+		return formRanges, out
+	}
+	end := done[len(done)-1].to
+	if size := bitmapSize(next, end); end-next <= maxSpan && (size < len(out) || reached < end) {
+		return formBitmap, appendBitmap(nil, done, next, size)
+	}
+	if reached == end {
+		return formRanges, out
+	}
+	if both, far := encodeBoth(done, next); far > reached {
+		return formBoth, both
+	}
+	return formRanges, out
+}
+
+// encodeBoth writes the stragglers' ranges and then a bitmap. It answers how far that reaches.
+func encodeBoth(done []span, next int64) (out []byte, reached int64) {
+	n := min(stragglers+1, len(done))
+	out = binary.AppendUvarint(out, uint64(n))
+	out, reached = appendRanges(out, done[:n], next, maxDone)
+	if reached != done[n-1].to {
+		return nil, next // ranges of a size that no window has
+	}
+	from := reached
+	var rest []span
+	for _, d := range done[n:] {
+		if d.from >= from+maxSpan {
+			break
+		}
+		reached = min(d.to, from+maxSpan)
+		rest = append(rest, span{d.from, reached})
+	}
+	size := bitmapSize(from, reached)
+	if len(out)+size > maxDone {
+		return nil, next
+	}
+	return appendBitmap(out, rest, from, size), reached
+}
+
+// appendRanges appends what fits into limit, and answers the end of the last range that did.
+func appendRanges(out []byte, done []span, next int64, limit int) ([]byte, int64) {
 	last := next
 	for _, d := range done {
 		mark := len(out)
 		out = binary.AppendUvarint(out, uint64(d.from-last))
 		out = binary.AppendUvarint(out, uint64(d.to-d.from))
 		if len(out) > limit {
-			out = out[:mark]
-			break
+			return out[:mark], last
 		}
 		last = d.to
 	}
-	if len(done) == 0 || done[len(done)-1].to-next > maxSpan {
-		return formRanges, out
-	}
-	if size := int(done[len(done)-1].to-next+7) / 8; size < len(out) || last != done[len(done)-1].to {
-		return formBitmap, bitmap(done, next, size)
-	}
-	return formRanges, out
+	return out, last
 }
 
-func bitmap(done []span, next int64, size int) []byte {
+func bitmapSize(from, to int64) int { return int(to-from+7) / 8 }
+
+func appendBitmap(out []byte, done []span, next int64, size int) []byte {
 	bits := make([]byte, size)
 	for _, d := range done {
 		for o := d.from - next; o < d.to-next; o++ {
 			bits[o/8] |= 1 << (o % 8)
 		}
 	}
-	return bits
+	return append(out, bits...)
 }
 
 var errBeyond = errors.New("commit metadata is not ours")
@@ -151,7 +215,9 @@ func decodeBeyond(s string, next int64) (beyond, error) {
 	case formRanges:
 		b.done = decodeRanges(&part, next)
 	case formBitmap:
-		b.done = decodeBitmap(part.b, next)
+		b.done = decodeBitmap(nil, part.b, next)
+	case formBoth:
+		b.done = decodeBoth(&part, next)
 	default:
 		return beyond{}, errBeyond
 	}
@@ -164,18 +230,29 @@ func decodeBeyond(s string, next int64) (beyond, error) {
 
 func decodeRanges(r *reader, next int64) (done []span) {
 	for last := next; len(r.b) > 0; {
-		from := last + r.distance()
-		to := from + r.distance()
-		if r.bad() {
-			return nil
-		}
-		done = append(done, span{from, to})
-		last = to
+		done, last = decodeRange(r, done, last)
 	}
 	return done
 }
 
-func decodeBitmap(bits []byte, next int64) (done []span) {
+func decodeRange(r *reader, done []span, last int64) ([]span, int64) {
+	from := last + r.distance()
+	to := from + r.distance()
+	if r.bad() {
+		return nil, last
+	}
+	return append(done, span{from, to}), to
+}
+
+func decodeBoth(r *reader, next int64) (done []span) {
+	n := r.uvarint()
+	for ; n > 0 && !r.bad(); n-- {
+		done, next = decodeRange(r, done, next)
+	}
+	return decodeBitmap(done, r.b, next)
+}
+
+func decodeBitmap(done []span, bits []byte, next int64) []span {
 	for i := range int64(len(bits)) * 8 {
 		if bits[i/8]&(1<<(i%8)) == 0 {
 			continue
@@ -195,7 +272,7 @@ func decodeHeld(r *reader, next int64) (held []carried) {
 		v := r.uvarint()
 		h.attempt, h.state = uint32(v>>2), uint8(v&3)
 		if h.state != stateDue {
-			h.remaining = time.Duration(r.distance()) * time.Millisecond
+			h.setTail(r.distance())
 		}
 		if r.bad() {
 			return nil

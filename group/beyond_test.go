@@ -96,8 +96,8 @@ func TestBeyondOfOthersIsRefused(t *testing.T) {
 }
 
 func FuzzBeyond(f *testing.F) {
-	f.Add((&beyond{hold: 1, done: []span{{7, 9}}, held: []carried{{5, 1, stateLeased, time.Second}}}).encode(5), int64(5))
-	f.Add((&beyond{hold: 1, anew: 500, held: []carried{{5, 1, stateDue, 0}}}).encode(5), int64(5))
+	f.Add((&beyond{hold: 1, done: []span{{7, 9}}, held: []carried{{offset: 5, attempt: 1, state: stateLeased, remaining: time.Second}}}).encode(5), int64(5))
+	f.Add((&beyond{hold: 1, anew: 500, held: []carried{{offset: 5, attempt: 1}}}).encode(5), int64(5))
 	f.Add("", int64(0))
 	f.Fuzz(func(t *testing.T, s string, next int64) {
 		next = min(max(next, 0), 1<<50)

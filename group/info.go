@@ -12,8 +12,9 @@ type Info struct {
 	Tags       []string        `json:"tags,omitempty"`
 	Filter     string          `json:"filter,omitempty"`
 	Clients    int             `json:"clients"`
-	Partitions []PartitionInfo `json:"partitions"`      // held here, sorted
-	Retry      []PartitionInfo `json:"retry,omitempty"` // the same of the group's retry queue
+	Partitions []PartitionInfo `json:"partitions"`       // held here, sorted
+	Retry      []PartitionInfo `json:"retry,omitempty"`  // the same of the group's retry queue
+	Moving     int             `json:"moving,omitempty"` // messages on their way to the retry and dead queues
 }
 
 // PartitionInfo is a partition that this process holds.
@@ -58,16 +59,19 @@ func (g *group) describe(info *Info, now time.Time) {
 		}
 		info.Partitions = append(info.Partitions, p)
 	}
-	slices.SortFunc(info.Partitions, func(a, b PartitionInfo) int { return cmp.Compare(a.Partition, b.Partition) })
+	info.Moving = len(g.ledger.moves)
+	byPartition := func(a, b PartitionInfo) int { return cmp.Compare(a.Partition, b.Partition) }
+	slices.SortFunc(info.Partitions, byPartition)
+	slices.SortFunc(info.Retry, byPartition)
 }
 
 // oldestUnacked is how long the message has been out that is so the longest; of one that was delivered in an earlier hold
 // only the time since that ended is known.
-func (w *window) oldestUnacked(now time.Time) time.Duration {
+func (w *window) oldestUnacked(at time.Time) time.Duration {
 	var longest time.Duration
-	for i := range w.entries {
-		if e := &w.entries[i]; e.state == leased {
-			longest = max(longest, now.Sub(w.gained)-e.since)
+	for _, e := range w.entries {
+		if e.state == leased {
+			longest = max(longest, at.Sub(w.epoch)-e.since)
 		}
 	}
 	return longest

@@ -25,6 +25,8 @@ func (c *counters) add(o counters) {
 	c.expired += o.expired
 	c.acked += o.acked
 	c.nacked += o.nacked
+	c.filtered += o.filtered
+	c.returned += o.returned
 }
 
 func (g *group) totals() totals {
@@ -48,6 +50,8 @@ var (
 	descExpired     = desc("group_expired_total", "Messages whose lease ended before they were settled.")
 	descAcked       = desc("group_acked_total", "Acks taken, repeated ones among them.")
 	descNacked      = desc("group_nacked_total", "Messages nacked.")
+	descFiltered    = desc("group_filtered_total", "Messages that were passed over, since the group's tags or filter do not want them.")
+	descReturned    = desc("group_returned_total", "Deliveries that never reached their client and do not count.")
 	descRetried     = desc("group_moved_to_retry_total", "Messages moved to retry queues.")
 	descDead        = desc("group_dead_total", "Messages moved to dead queues.")
 	descUnmoved     = desc("group_move_failures_total", "Messages that could not be moved to a retry or dead queue at a try; they are tried again.")
@@ -93,6 +97,8 @@ func (h *Hub) Collect(ch chan<- prometheus.Metric) {
 	counter(descExpired, total.expired)
 	counter(descAcked, total.acked)
 	counter(descNacked, total.nacked)
+	counter(descFiltered, total.filtered)
+	counter(descReturned, total.returned)
 	counter(descRetried, total.retried)
 	counter(descDead, total.dead)
 	counter(descUnmoved, total.unmoved)
