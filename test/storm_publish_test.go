@@ -43,7 +43,7 @@ func (s *storm) stock(n int) {
 	s.t.Helper()
 	before := s.produced.Load()
 	s.stocks++
-	p := &producer{storm: s, n: 1000 * s.stocks, r: s.random("stock"), http: newHTTP(s.t), only: true}
+	p := &producer{storm: s, n: 1000 * s.stocks, r: s.random("stock"), http: newHTTP(s.t), size: 100}
 	for p.seq < n {
 		p.batch(s.door(0), min(n-p.seq, 100))
 	}
@@ -64,7 +64,7 @@ type producer struct {
 	n, seq int
 	r      *rand.Rand
 	http   *http.Client
-	only   bool // no random sizes
+	size   int // of each message; 0: any
 }
 
 // draft is a message before it is sent.
@@ -86,8 +86,8 @@ func (p *producer) draft() draft {
 	if k := p.r.IntN(4); k > 0 {
 		key = fmt.Sprintf("key-%d-%d", p.n, k)
 	}
-	size := 100
-	if !p.only {
+	size := p.size
+	if size == 0 {
 		size = []int{10, 100, 100, 300, 4000}[p.r.IntN(5)]
 	}
 	value := checker.Payload{ID: id, Key: key, Sent: time.Now()}.Value(size, p.r.IntN(4) == 0)

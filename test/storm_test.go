@@ -185,19 +185,27 @@ func (s *storm) lag(p *party) int {
 
 // idle waits until each group has done everything, and reports whether that came in time.
 func (s *storm) idle(limit time.Duration) (left string, ok bool) {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
 	deadline := time.Now().Add(limit)
 	for _, p := range s.groups {
-		for n := s.lag(p); n != 0; n = s.lag(p) {
-			if time.Now().After(deadline) {
-				left += fmt.Sprintf("%s: %d; ", p.name, n)
-				break
-			}
-			<-tick.C
+		if some, ok := s.idleParty(p, time.Until(deadline)); !ok {
+			left += some
 		}
 	}
 	return left, left == ""
+}
+
+// idleParty is idle for one group.
+func (s *storm) idleParty(p *party, limit time.Duration) (left string, ok bool) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.Now().Add(limit)
+	for n := s.lag(p); n != 0; n = s.lag(p) {
+		if time.Now().After(deadline) {
+			return fmt.Sprintf("%s: %d; ", p.name, n), false
+		}
+		<-tick.C
+	}
+	return "", true
 }
 
 // calm ends the load, lets the members finish what is there, and sends them away.
