@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -29,7 +30,7 @@ func TestFailoverFigures(t *testing.T) {
 		t.Skip("only with -failover: it takes eight minutes")
 	}
 	c := testkit.Kafka(t, testkit.Brokers(3))
-	fmt.Printf("%-46s %-9s %8s %8s\n", "until the next member's first message, after", "protocol", "median", "longest")
+	t.Logf("%-46s %-9s %8s %8s", "until the next member's first message, after", "protocol", "median", "longest")
 	for _, p := range []string{ProtocolClassic, ProtocolConsumer} {
 		cfg := Config{Brokers: c.Addrs(), Protocol: p}
 		figure(t, p, figureRounds, func(t *testing.T) []time.Duration { return firstMember(t, cfg) }, "a group's first member")
@@ -55,9 +56,39 @@ func figure(t *testing.T, protocol string, rounds int, measure func(*testing.T) 
 	for i, what := range rows {
 		slices.Sort(times[i])
 		if n := len(times[i]); n > 0 {
-			fmt.Printf("%-46s %-9s %8v %8v\n", what, protocol, times[i][n/2].Round(time.Millisecond), times[i][n-1].Round(time.Millisecond))
+			t.Logf("%-46s %-9s %8v %8v", what, protocol, times[i][n/2].Round(time.Millisecond), times[i][n-1].Round(time.Millisecond))
 		}
 	}
+}
+
+// TestIdleMemberFigures prints what a member costs that has nothing to do:
+//
+//	go test ./store/kafka -run TestIdleMemberFigures -failover -v
+func TestIdleMemberFigures(t *testing.T) {
+	if !*failover {
+		t.Skip("only with -failover")
+	}
+	c := cluster.Get(t)
+	s := open(t, Config{Brokers: c.Addrs()})
+	const members = 50
+	for _, partitions := range []int32{1, figurePartitions} {
+		topic := newTopic(t, s, partitions)
+		before, routines := memory(), runtime.NumGoroutine()
+		for i := range members {
+			subscribe(t, s, store.Spec{Topic: topic, Group: fmt.Sprint(topic, ".g", i), Instance: "a"}, int(partitions))
+		}
+		t.Logf("an idle member of %2d partitions on three brokers: %d KiB and %d goroutines", partitions,
+			(memory()-before)/members/1024, (runtime.NumGoroutine()-routines)/members)
+	}
+}
+
+// memory is what is in use after a collection.
+func memory() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
 }
 
 // load publishes to all partitions of a topic, each every 20 ms, until the test ends.
@@ -192,7 +223,8 @@ func killed(_ *testing.T, w *watched) { w.crash() }
 func firstMember(t *testing.T, cfg Config) []time.Duration {
 	s := open(t, cfg)
 	topic := newTopic(t, s, figurePartitions)
-	defer load(t, s, topic)()
+	stop := load(t, s, topic)
+	defer stop()
 	from := time.Now()
 	f, err := s.Subscribe(t.Context(), store.Spec{Topic: topic, Group: topic + ".g", Instance: "a"})
 	if err != nil {

@@ -153,12 +153,7 @@ func TestTwoMembersOfOneProcess(t *testing.T) {
 		}
 		var wg sync.WaitGroup
 		wg.Go(func() { until(t, one, nil, func(all store.Batch) bool { return len(all.Lost) == 1 }) })
-		until(t, two, nil, func(all store.Batch) bool {
-			if len(all.Gained) == 0 {
-				return false
-			}
-			return true
-		})
+		until(t, two, nil, func(all store.Batch) bool { return len(all.Gained) > 0 })
 		wg.Wait()
 		if got := names(t, s, spec.Group); !slices.Equal(got, []string{"kateway.0.gw", "kateway.1.gw"}) {
 			t.Errorf("members are %q", got)

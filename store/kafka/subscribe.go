@@ -194,6 +194,13 @@ func (s *Store) join(spec store.Spec, name string, id kadm.TopicID) (*feed, erro
 	return f, nil
 }
 
+// whatIsWrong is the error that Poll would tell.
+func (f *feed) whatIsWrong() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.trouble
+}
+
 // settled waits until the group has counted us in, and all partitions have a position: those that were forgotten since we
 // looked the member writes when it gains them.
 func (s *Store) settled(ctx context.Context, f *feed, partitions int) error {
@@ -210,9 +217,7 @@ func (s *Store) settled(ctx context.Context, f *feed, partitions int) error {
 		case <-f.closed:
 			return store.ErrClosed
 		case <-ctx.Done():
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			return fmt.Errorf("joining group %q: %w: %w", f.spec.Group, errors.Join(ctx.Err(), f.trouble), errs.Unavailable)
+			return fmt.Errorf("joining group %q: %w: %w", f.spec.Group, errors.Join(ctx.Err(), f.whatIsWrong()), errs.Unavailable)
 		}
 	}
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
