@@ -65,9 +65,6 @@ func (in *intake) pause(wake context.CancelFunc) []int32 {
 	defer g.mu.Unlock()
 	in.paused = g.ledger.full(g.cfg.Limits, in.retry, nil)
 	in.wakePoll = wake
-	if in.retry && len(in.paused) > 0 {
-		g.look(g.ledger.nextDeadline(time.Now())) // messages that are not due for long make room for those behind them
-	}
 	return in.paused
 }
 
