@@ -19,6 +19,9 @@ type exclusive struct {
 
 // adoptFifo has a window that was gained go on as it was left: the lease of its client, whoever that was, and the delay.
 func (w *window) adoptFifo(now time.Duration) {
+	if w.nacked {
+		w.unleaseAhead()
+	}
 	for _, a := range w.ahead {
 		switch {
 		case a.state == stateLeased && a.until > max(w.deadline, now):

@@ -277,7 +277,7 @@ func (l *ledger) fetched(w *window, m *store.Message, left int, now time.Duratio
 		}
 	}
 	w.end = offset + 1
-	a, _ := w.takeAhead(offset)
+	a := w.takeAhead(offset)
 	if w.doneAhead(offset) {
 		return
 	}

@@ -124,6 +124,7 @@ func (l *ledger) buried(w *window, r Ref) bool {
 // nack makes a message due again, in mode fifo all that is leased of the partition.
 func (l *ledger) nack(w *window, e *entry, v *Verb, now time.Duration) {
 	a := w.findAhead(v.Offset)
+	w.nacked = w.nacked || !l.begun
 	switch {
 	case l.begun && !w.shared:
 		if w.out(e, v.Ref) { // else it is of an earlier hold, and due anyway

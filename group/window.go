@@ -67,6 +67,7 @@ type window struct {
 	done    []span      // done, not yet fetched
 	ahead   []ahead     // delivered and not done in an earlier hold, not yet fetched; in order
 	early   []*store.Message
+	nacked  bool // while provisional: something of it, which in mode fifo makes all of it due
 	dirty   bool // differs from what was committed last
 	plain   int  // commits refused for their metadata: after one the done part goes alone, after two none
 	full    bool // as ledger.full said last
@@ -296,18 +297,18 @@ func (w *window) seekAhead(offset int64) (int, bool) {
 }
 
 // takeAhead removes what is known of a message.
-func (w *window) takeAhead(offset int64) (a ahead, ok bool) {
+func (w *window) takeAhead(offset int64) ahead {
 	i, ok := w.seekAhead(offset)
 	if !ok {
-		return ahead{}, false
+		return ahead{}
 	}
-	a = w.ahead[i]
+	a := w.ahead[i]
 	if i == 0 {
 		w.ahead = w.ahead[1:]
 	} else {
 		w.ahead = slices.Delete(w.ahead, i, i+1)
 	}
-	return a, true
+	return a
 }
 
 // putAhead notes what is known of a message.
