@@ -35,7 +35,7 @@ func crowd(st *storm, can can) {
 		for _, explicit := range []bool{true, false} {
 			name := fmt.Sprintf("%s-%t", mode, explicit)
 			spec := checker.Spec{Mode: mode, Explicit: explicit, MaxAttempts: 16}
-			if mode == "key" && explicit && can["tags"] {
+			if mode == "key" && explicit {
 				spec.Tags = []string{"green", "red"}
 			}
 			p := st.party(name, spec)

@@ -50,10 +50,8 @@ func (c can) read(kind string) bool { return !strings.HasPrefix(kind, "ws") || c
 func capabilities(t *testing.T, g *gateway, app string) can {
 	t.Helper()
 	cl, c := g.client(app), can{}
-	cl.want(http.StatusCreated, "POST", "/v1/msgs/can/v1", strings.NewReader("x"), "X-Tag", "this")
-	a, err := cl.do("GET", "/v1/msgs/"+app+"/can/v1?group=tags&tag=other&wait=0", nil)
-	c["tags"] = err == nil && a.StatusCode == http.StatusNoContent
-	a, err = cl.do("GET", "/v1/ws/msgs/"+app+"/can/v1?group=g", nil)
+	cl.want(http.StatusCreated, "POST", "/v1/msgs/can/v1", strings.NewReader("x"))
+	a, err := cl.do("GET", "/v1/ws/msgs/"+app+"/can/v1?group=g", nil)
 	c["ws"] = err == nil && a.StatusCode == http.StatusUpgradeRequired
 	for what, there := range c {
 		if !there {
