@@ -108,11 +108,18 @@ func TestEvictedSettingsDoNotBind(t *testing.T) {
 // Two gateways between which the group goes back and forth under load: nothing is lost, and nothing comes again that was
 // acked.
 func TestEvictUnderLoad(t *testing.T) {
+	for _, mode := range []Mode{Fifo, Queue, ByKey} {
+		t.Run(string(mode), func(t *testing.T) { evictUnderLoad(t, mode) })
+	}
+}
+
+func evictUnderLoad(t *testing.T, mode Mode) {
 	const partitions, each = 3, 400
 	inWorld(t, partitions, func(t *testing.T, w world) {
 		hubs := []*Hub{w.hub(Limits{}), w.hub(Limits{})}
 		one, two := newLoad(w, hubs[0]), newLoad(w, hubs[1])
 		two.acked = one.acked
+		one.mode, two.mode = mode, mode
 		for _, l := range []*load{one, two} {
 			l.wg.Go(l.stream)
 			l.wg.Go(l.polls)

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -45,6 +46,7 @@ func (a *acks) undo(p int32, from int64) {
 type load struct {
 	world
 	h     *Hub
+	mode  Mode            // Fifo where it is not set
 	ctx   context.Context //nolint:containedctx // of the test
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
@@ -81,7 +83,7 @@ func (l *load) ack(ds []Delivery, settle func([]Verb) []error) {
 
 // stream is one session that acks each batch a little later.
 func (l *load) stream() {
-	s := l.open(l.h, explicit(20))
+	s := l.open(l.h, l.as(explicit(20)))
 	defer s.Close()
 	for {
 		b, err := s.Next(l.ctx, 20)
@@ -98,7 +100,7 @@ func (l *load) stream() {
 // polls are a session each, and settled by receipt.
 func (l *load) polls() {
 	for l.ctx.Err() == nil {
-		s := l.open(l.h, poll())
+		s := l.open(l.h, l.as(poll()))
 		ctx, cancel := context.WithTimeout(l.ctx, 20*time.Millisecond)
 		b, err := s.Next(ctx, 10)
 		cancel()
@@ -113,6 +115,11 @@ func (l *load) polls() {
 		l.pass(4 * time.Millisecond)
 		l.ack(b.Deliveries, func(v []Verb) []error { return l.h.Settle(context.WithoutCancel(l.ctx), key, v...) })
 	}
+}
+
+func (l *load) as(a *Ask) *Ask {
+	a.Mode = cmp.Or(l.mode, Fifo)
+	return a
 }
 
 func (l *load) ended(err error) {

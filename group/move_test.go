@@ -295,6 +295,30 @@ func TestMoveUnderWayAtTheEnd(t *testing.T) {
 	}
 }
 
+// A partition that goes to another gateway waits a little for the move under way, so that it is not made twice.
+func TestMoveUnderWayWhenAPartitionGoes(t *testing.T) {
+	inWorld(t, 2, func(t *testing.T, w world) {
+		one, two := w.hubWith(queues), w.hubWith(queues)
+		defer w.close(two)
+		defer w.close(one)
+		w.publish(1, 0, 1)
+		s := w.open(one, ask(Queue))
+		got := w.want(s, 10, 0)
+		release := w.store.Hold()
+		w.settled(s.Settle(verbs(Bury, got...)...), nil)
+		synctest.Wait()
+		other := w.open(two, ask(Queue))
+		w.pass(lossWait / 2)
+		release()
+		w.nothing(other, time.Minute)
+		w.expectQueue(deadQueue, 0)
+		w.done(key.Topic, key.Group)
+		if info, _ := two.Info(key); len(info.Partitions) != 1 || info.Partitions[0].Partition != 1 {
+			t.Errorf("the partition did not go: %+v", info)
+		}
+	})
+}
+
 // What a group that nobody subscribes to has to move waits until somebody does.
 func TestMovesOfAGroupWithoutSettings(t *testing.T) {
 	inWorld(t, 1, func(t *testing.T, w world) {
