@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	receiptVersion = 1
+	receiptOfTopic = 1 // the first byte
+	receiptOfRetry = 2
 	macSize        = 10 // bytes: 80 bits, guessed online only
 	maxReceipt     = 1 + 2*binary.MaxVarintLen32 + binary.MaxVarintLen64 + 4 + macSize
 )
@@ -34,7 +35,10 @@ func NewReceipts(secret []byte, key Key) *Receipts {
 
 // Seal appends the receipt of a delivery to dst.
 func (r *Receipts) Seal(dst []byte, d Ref) []byte {
-	b := append(r.buf[:0], receiptVersion)
+	b := append(r.buf[:0], receiptOfTopic)
+	if d.Retry {
+		b[0] = receiptOfRetry
+	}
 	b = binary.AppendUvarint(b, uint64(d.Partition))
 	b = binary.AppendUvarint(b, uint64(d.Offset))
 	b = binary.AppendUvarint(b, uint64(d.Attempt))
@@ -54,7 +58,7 @@ func (r *Receipts) Open(receipt string) (Ref, error) {
 		return Ref{}, bad
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(receipt)
-	if err != nil || len(b) <= macSize+5 || b[0] != receiptVersion {
+	if err != nil || len(b) <= macSize+5 || b[0] != receiptOfTopic && b[0] != receiptOfRetry {
 		return Ref{}, bad
 	}
 	body, mac := b[:len(b)-macSize], b[len(b)-macSize:]
@@ -69,7 +73,7 @@ func (r *Receipts) Open(receipt string) (Ref, error) {
 		rest = rest[max(n, 0):]
 		return v
 	}
-	d := Ref{Partition: int32(field()), Offset: int64(field()), Attempt: uint32(field())}
+	d := Ref{Retry: body[0] == receiptOfRetry, Partition: int32(field()), Offset: int64(field()), Attempt: uint32(field())}
 	d.Hold = binary.BigEndian.Uint32(body[len(body)-4:])
 	return d, nil
 }

@@ -12,7 +12,7 @@ import (
 func TestReceiptComesBack(t *testing.T) {
 	r := NewReceipts([]byte("0123456789abcdef"), Key{"a.t.v1", "a.g.a.t.v1"})
 	rapid.Check(t, func(t *rapid.T) {
-		want := Ref{Partition: rapid.Int32Min(0).Draw(t, "partition"), Offset: rapid.Int64Min(0).Draw(t, "offset"), Attempt: rapid.Uint32().Draw(t, "attempt"), Hold: rapid.Uint32().Draw(t, "hold")}
+		want := Ref{Retry: rapid.Bool().Draw(t, "retry"), Partition: rapid.Int32Min(0).Draw(t, "partition"), Offset: rapid.Int64Min(0).Draw(t, "offset"), Attempt: rapid.Uint32().Draw(t, "attempt"), Hold: rapid.Uint32().Draw(t, "hold")}
 		got, err := r.Open(string(r.Seal(nil, want)))
 		if err != nil || got != want {
 			t.Fatalf("got %+v, %v; want %+v", got, err, want)

@@ -230,3 +230,17 @@ func TestSpreadCluster(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// A poll whose answer never was written leaves nothing behind: what was sent ahead for it is another client's at once.
+func TestPollThatLeaves(t *testing.T) {
+	c := newCluster(t, 2)
+	key := c.topic(c.gws[0], 1)
+	c.publish(key, 0, 0, 5)
+	ask := poll(key)
+	ask.First = 5
+	c.open(c.gws[1], ask).Close()
+	list := c.next(c.open(c.gws[0], poll(key)), 5)
+	if !slices.Equal(values(list), numbers(0, len(list))) || list[0].Ref.Attempt != 1 {
+		t.Errorf("got %v, attempt %d", values(list), list[0].Ref.Attempt)
+	}
+}
