@@ -187,7 +187,7 @@ func followMax(e *env) {
 // begin before, amid and after, fast and slow.
 func followWhileMessagesCome(e *env) {
 	topic := e.topic(3)
-	const n = 400
+	const n = 180
 	var published atomic.Int32
 	wait := e.background(func() {
 		for i := range n {
@@ -222,7 +222,7 @@ func followCancelLosesNothing(e *env) {
 	topic := e.topic(3)
 	r := e.follow(e.s, topic)
 	var want []string
-	for i := range 300 {
+	for i := range 150 {
 		want = append(want, fmt.Sprint(i))
 	}
 	var end atomic.Pointer[context.CancelFunc] // of the present wait
