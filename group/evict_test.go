@@ -94,6 +94,22 @@ func TestEvictWhileJoining(t *testing.T) {
 	})
 }
 
+// Verbs that wait for a partition go where the group goes.
+func TestEvictWhileVerbsWait(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w world) {
+		h := w.hub(Limits{})
+		defer w.close(h)
+		out := make(chan error, 1)
+		began := time.Now()
+		go func() { out <- h.Settle(t.Context(), key, Verb{Ref: Ref{Partition: 9, Attempt: 1}})[0] }()
+		w.pass(time.Second)
+		h.Evict(key)
+		if err := <-out; !errors.Is(err, ErrMoved) || time.Since(began) != time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+	})
+}
+
 // A group that was evicted goes on elsewhere, with settings of its own by the time it comes back.
 func TestEvictedSettingsDoNotBind(t *testing.T) {
 	inWorld(t, 1, func(t *testing.T, w world) {

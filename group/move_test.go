@@ -204,8 +204,12 @@ func TestQueueThatFails(t *testing.T) {
 		w.pass(moveSlowest)
 		w.expectQueue(deadQueue, 0, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 		w.done(key.Topic, key.Group)
-		if n := strings.Count(logged.String(), "trying again"); n != 1 {
-			t.Errorf("logged %d times: %s", n, &logged)
+		w.publish(0, 110, 111)
+		w.store.Fail(func(string) error { return errs.Uncertain })
+		w.settled(s.Settle(verbs(Bury, w.want(s, 1, 110)...)...), nil)
+		w.pass(10 * time.Second)
+		if n := strings.Count(logged.String(), "trying again"); n != 2 {
+			t.Errorf("logged %d times of two streaks: %s", n, &logged)
 		}
 	})
 }
@@ -247,6 +251,44 @@ func TestMessageTooLargeForItsQueue(t *testing.T) {
 			t.Errorf("committed %v", c)
 		}
 		w.close(h)
+	})
+}
+
+// maker is an admin of a cluster in which another gateway makes the queue at the same moment.
+type maker struct {
+	store.Admin
+	made []store.Topic
+}
+
+func (m *maker) Topics(context.Context) ([]store.Topic, error) {
+	return []store.Topic{{Name: "other", Replicas: 2}, {Name: key.Topic, Replicas: 3}}, nil
+}
+
+func (m *maker) CreateTopic(ctx context.Context, t store.Topic) error {
+	m.made = append(m.made, t)
+	t.Replicas = 1
+	if err := m.Admin.CreateTopic(ctx, t); err != nil {
+		return err
+	}
+	return store.ErrExists
+}
+
+func TestQueueThatAnotherGatewayMakes(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w world) {
+		c := w.config(Limits{}, queues)
+		m := &maker{Admin: w.store}
+		c.Admin = m
+		h := NewHub(c)
+		defer w.close(h)
+		w.publish(0, 0, 1)
+		s := w.open(h, ask(Queue))
+		w.settled(s.Settle(verbs(Bury, w.want(s, 1, 0)...)...), nil)
+		synctest.Wait() // it does not have to be tried again
+		w.expectQueue(deadQueue, 0)
+		want := store.Topic{Name: deadQueue, Partitions: 1, Replicas: 3, Retention: deadRetention, Cleanup: store.CleanupDelete}
+		if !slices.Equal(m.made, []store.Topic{want}) {
+			t.Errorf("made %+v, want %+v", m.made, want)
+		}
 	})
 }
 

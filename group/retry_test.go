@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/kateway/kateway/internal/errs"
@@ -242,5 +243,75 @@ func TestInstanceIsToldToTheStore(t *testing.T) {
 				t.Errorf("%+v, want %v", got, want)
 			}
 		}
+	})
+}
+
+// late is a store that does not know the retry queue for a while.
+type late struct {
+	store.Subscriber
+	from  time.Time
+	looks int
+}
+
+func (l *late) Subscribe(ctx context.Context, spec store.Spec) (store.Feed, error) {
+	if spec.Topic == retryQueue {
+		if l.looks++; time.Now().Before(l.from) {
+			return nil, errs.UnknownTopic
+		}
+	}
+	return l.Subscriber.Subscribe(ctx, spec)
+}
+
+// A queue that was made by another gateway is not known here at once; one that nobody told of is found by and by.
+func TestRetryQueueThatIsKnownLate(t *testing.T) {
+	for _, told := range []bool{true, false} {
+		t.Run(fmt.Sprint(told), func(t *testing.T) {
+			inWorld(t, 1, func(t *testing.T, w world) {
+				l := &late{Subscriber: w.store, from: time.Now().Add(time.Hour + 3*time.Second)}
+				c := w.config(Limits{}, queues)
+				c.Store = l
+				h := NewHub(c)
+				defer w.close(h)
+				s := w.open(h, ask(Queue))
+				w.pass(time.Hour)
+				if l.looks > 13 {
+					t.Errorf("looked for it %d times in an hour", l.looks)
+				}
+				began := time.Now()
+				if told {
+					w.requeue(h, published())
+				} else {
+					w.requeue(w.hub(Limits{}), published())
+				}
+				got, err := w.get(s, 1, 10*time.Minute)
+				if err != nil || len(got) != 1 {
+					t.Fatal(err)
+				}
+				if took := time.Since(began); told && took > 4*time.Second || took > probeRetry {
+					t.Errorf("found after %v", took)
+				}
+			})
+		})
+	}
+}
+
+// Leaving takes as long as the slower of the two queues, and what one could not write is told.
+func TestLeavingTheRetryQueue(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w world) {
+		slow := &slow{Subscriber: w.store, only: retryQueue, out: 3 * time.Second, fail: context.DeadlineExceeded}
+		c := w.config(Limits{}, queues)
+		c.Store = slow
+		h := NewHub(c)
+		w.requeue(h, published())
+		w.open(h, ask(Queue))
+		synctest.Wait()
+		began := time.Now()
+		if err := h.Suspend(t.Context(), key, time.Second); !errors.Is(err, errs.Unavailable) {
+			t.Errorf("Suspend: %v", err)
+		}
+		if took := time.Since(began); took != 3*time.Second {
+			t.Errorf("took %v", took)
+		}
+		w.close(h)
 	})
 }

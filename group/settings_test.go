@@ -122,6 +122,17 @@ func TestSettingsOfAGroupThatStays(t *testing.T) {
 		w.pass(2 * time.Second)
 		w.tries(h, tagged, nil)
 		w.tries(h, fifo, errs.Conflict)
+		a := poll()
+		a.Settings, a.Lease = Settings{Mode: Queue}, 10*time.Minute
+		w.pass(61 * time.Second)
+		s := w.open(h, a)
+		w.publish(0, 0, 1)
+		w.want(s, 1, 0)
+		s.Close()
+		w.pass(5 * time.Minute)
+		w.tries(h, fifo, errs.Conflict) // a message is un-acked
+		w.pass(6*time.Minute + time.Second)
+		w.tries(h, fifo, nil)
 	})
 }
 

@@ -14,11 +14,15 @@ import (
 // The store that lets nobody in, or out, for a while.
 type slow struct {
 	store.Subscriber
+	only    string // the topic that it is slow with; "": with all
 	in, out time.Duration
 	fail    error // of Close
 }
 
 func (s *slow) Subscribe(ctx context.Context, spec store.Spec) (store.Feed, error) {
+	if s.only != "" && s.only != spec.Topic {
+		return s.Subscriber.Subscribe(ctx, spec)
+	}
 	if !sleep(ctx, s.in) {
 		return nil, fmt.Errorf("joining: %w", ctx.Err())
 	}
