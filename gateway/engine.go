@@ -40,7 +40,8 @@ func newEngine(g *Gateway, secret func() []byte) *engine {
 		Secret: secret, Log: g.log, Metrics: g.metrics,
 	})
 	router = home.New(home.Config{
-		Self: g.cfg.ID, Hub: hub, Peers: g.peersOf(), Spread: g.spread, Reconnected: g.cluster.reconnected, Log: g.log, Metrics: g.metrics,
+		Self: g.cfg.ID, Hub: hub, Peers: g.peersOf(), Spread: g.spread, Reconnected: g.cluster.reconnected,
+		MaxMessage: int(g.cfg.MaxMessage) + int(g.cfg.MaxKey) + int(g.cfg.MaxHeader), Log: g.log, Metrics: g.metrics,
 	})
 	readers := broadcast.NewHub(broadcast.Config{Store: g.store, Log: g.log, Metrics: g.metrics})
 	return &engine{
@@ -49,7 +50,7 @@ func newEngine(g *Gateway, secret func() []byte) *engine {
 		router:  router,
 		readers: readers,
 		pub:     pub.New(pub.Config{Store: g.store, Topics: topics, Plugins: chain, Limits: publishLimits(&g.cfg), Log: g.log, Metrics: g.metrics}),
-		sub:     sub.New(sub.Config{Groups: router, Readers: readers, Topics: topics, Queue: queueMaker(g.store), Plugins: chain, Log: g.log, Metrics: g.metrics}),
+		sub:     sub.New(sub.Config{Groups: router, Readers: readers, Topics: topics, Queue: queueMaker(g.store), Merge: merge, Plugins: chain, Log: g.log, Metrics: g.metrics}),
 	}
 }
 
@@ -98,15 +99,25 @@ func queueMaker(s store.Admin) func(ctx context.Context, topic string) error {
 	}
 }
 
-// drain ends streams, one after the other over the time given, and waiting polls. What clients hold they may still settle.
+// merge makes one flow of several topics' sessions.
+func merge(sessions ...group.Session) sub.Flow { return home.Merge(true, sessions...) }
+
+// goodbye is how long WebSockets may take to end once they were drained: a client has 3 s to answer a close frame.
+const goodbye = 5 * time.Second
+
+// drain ends streams and WebSockets, one after the other over the time given, and waiting polls. What clients hold they may still settle.
 func (e *engine) drain(over time.Duration) {
+	e.pub.Drain(over)
 	e.router.Drain(over)
 	e.hub.Drain(over)
 	e.readers.Drain(over)
 }
 
-// close waits for publishes, then for the groups, which commit and leave.
+// close waits for WebSockets and publishes, then for the groups, which commit and leave.
 func (e *engine) close(limit context.Context) error {
-	return errors.Join(bounded(limit, "publishes", e.pub.Close), bounded(limit, "sessions of other gateways", e.router.Close),
+	soon, cancel := context.WithTimeout(limit, goodbye) // clients that do not read must not take the groups' time
+	defer cancel()
+	return errors.Join(bounded(soon, "WebSockets of publishers", e.pub.Wait), bounded(soon, "WebSockets of subscribers", e.sub.Close),
+		bounded(limit, "publishes", e.pub.Close), bounded(limit, "sessions of other gateways", e.router.Close),
 		bounded(limit, "groups", e.hub.Close), bounded(limit, "readers without a group", e.readers.Close))
 }

@@ -326,6 +326,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.notify("STOPPING=1")
 	unlist()
 	wg.Go(listing.Wait)
+	g.engine.router.Leave() // the others look elsewhere from now on: so do we
 	return errors.Join(reason, g.stop(cancel, &wg))
 }
 

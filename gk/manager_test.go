@@ -35,6 +35,7 @@ func (alone) Group(context.Context, group.Key) (group.Info, error)    { return g
 func (alone) Suspend(context.Context, group.Key, time.Duration) error { return nil }
 func (alone) Resume(context.Context, group.Key) error                 { return nil }
 func (alone) Refresh(context.Context) error                           { return nil }
+func (alone) Requeued(context.Context, group.Key) error               { return nil }
 
 type unseen struct{}
 

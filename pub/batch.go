@@ -144,30 +144,39 @@ func (c *cutter) line(i int, line []byte) error {
 
 func (c *cutter) object(i int, line []byte) error {
 	var m store.Message
-	if err := c.objects.Read(line, &m); err != nil {
+	if err := c.h.readObject(&c.objects, c.q, line, &m); err != nil {
 		return fmt.Errorf("line %d: %w", i, err)
 	}
 	if err := c.check("line", i, m.Value); err != nil {
 		return err
 	}
-	if err := c.h.checkKey(m.Key); err != nil {
-		return fmt.Errorf("line %d: %w", i, err)
+	c.slab.messages = append(c.slab.messages, m)
+	return nil
+}
+
+// readObject fills m from its JSON object, and with what the request says of all its messages. The value's size is not
+// looked at.
+func (h *Handler) readObject(from *wire.ObjectReader, q *request, line []byte, m *store.Message) error {
+	if err := from.Read(line, m); err != nil {
+		return err
+	}
+	if err := h.checkKey(m.Key); err != nil {
+		return err
 	}
 	if n := m.Size() - len(m.Key) - len(m.Value); n > maxHeaders {
-		return fmt.Errorf("line %d: the headers have %d bytes, %d at most: %w", i, n, maxHeaders, errs.TooLarge)
+		return fmt.Errorf("the headers have %d bytes, %d at most: %w", n, maxHeaders, errs.TooLarge)
 	}
 	if m.Key == nil {
-		m.Key = c.q.key
+		m.Key = q.key
 	}
 	if m.Partition == store.AnyPartition {
-		m.Partition = c.q.partition
+		m.Partition = q.partition
 	}
-	for _, h := range c.q.headers {
-		if !slices.ContainsFunc(m.Headers, func(own store.Header) bool { return own.Key == h.Key }) {
-			m.Headers = append(m.Headers, h)
+	for _, header := range q.headers {
+		if !slices.ContainsFunc(m.Headers, func(own store.Header) bool { return own.Key == header.Key }) {
+			m.Headers = append(m.Headers, header)
 		}
 	}
-	c.slab.messages = append(c.slab.messages, m)
 	return nil
 }
 

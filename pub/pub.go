@@ -1,9 +1,10 @@
-// Package pub publishes over HTTP: single messages and batches, as docs/api.md, "Publish", says. It is stateless but for
-// what async=1 has queued.
+// Package pub publishes over HTTP: single messages, batches and WebSockets, as docs/api.md, "Publish", says. It is stateless
+// but for what async=1 has queued and what WebSockets have in flight.
 package pub
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/internal/ws"
 	"github.com/kateway/kateway/meta"
 	"github.com/kateway/kateway/plugins"
 	"github.com/kateway/kateway/store"
@@ -72,6 +74,7 @@ type Handler struct {
 	decoders *decoders
 	slabs    slabs
 	queue    *queue
+	sockets  ws.Sockets
 }
 
 // New makes a Handler. It panics where the metrics are registered already.
@@ -87,10 +90,24 @@ func New(c Config) *Handler {
 
 // Routes is the route table of role pub.
 func (h *Handler) Routes() []httpx.Route {
-	return []httpx.Route{{Method: http.MethodPost, Path: "/v1/msgs/:topic/:ver", Handler: h.serve}}
+	return []httpx.Route{
+		{Method: http.MethodPost, Path: "/v1/msgs/:topic/:ver", Handler: h.serve},
+		{Method: http.MethodGet, Path: "/v1/ws/pub/:topic/:ver", Handler: h.serveSocket},
+	}
 }
 
-// Close refuses further async publishes (503, draining) and waits until those that are queued have an outcome. When ctx
-// ends first, the rest is dropped and counted as failed, and the error says how many messages that are. Other
-// publishes are not affected.
-func (h *Handler) Close(ctx context.Context) error { return h.queue.close(ctx) }
+// Drain ends WebSockets, one after the other over the time given: nothing more is read from them, and what is under way is
+// answered. New ones are refused (503, draining). It does not wait.
+func (h *Handler) Drain(over time.Duration) { h.sockets.Drain(over) }
+
+// Wait waits until the WebSockets have ended. When ctx ends first, those that are left are cut off, and the error says how
+// many they were.
+func (h *Handler) Wait(ctx context.Context) error { return h.sockets.Wait(ctx) }
+
+// Close refuses further async publishes (503, draining), ends WebSockets, and waits until those have ended and what is
+// queued has an outcome. When ctx ends first, the rest is dropped and counted as failed, and the error says how many messages
+// that are. Other publishes are not affected.
+func (h *Handler) Close(ctx context.Context) error {
+	h.sockets.Drain(0)
+	return errors.Join(h.sockets.Wait(ctx), h.queue.close(ctx))
+}

@@ -21,16 +21,16 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	err := h.parseTopic(r, &q)
 	if err == nil {
 		if h.gate != nil {
-			return h.pass(w, r, q)
+			return h.pass(w, r, q, h.publish)
 		}
 		err = h.publish(w, r, &q)
 	}
 	return q.done(err)
 }
 
-// pass publishes when the plugins allow it, to the topic of the app that they say calls. It has a copy of the request, so
-// that only who has plugins pays for its staying.
-func (h *Handler) pass(w http.ResponseWriter, r *http.Request, q request) error {
+// pass does what is asked when the plugins allow it, to the topic of the app that they say calls. It has a copy of the
+// request, so that only who has plugins pays for its staying.
+func (h *Handler) pass(w http.ResponseWriter, r *http.Request, q request, do func(http.ResponseWriter, *http.Request, *request) error) error {
 	q.counters = h.metrics.other // that of the topic is for who has proven to be its owner
 	c := plugins.Call{Op: plugins.Publish, App: q.topic.App, Topic: q.topic.Name, Ver: q.topic.Ver}
 	return q.done(h.gate.Pass(w, r, &c, func(r *http.Request) error {
@@ -38,7 +38,7 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, q request) error 
 		if known, ok := h.metrics.known(q.topic); ok {
 			q.counters = known
 		}
-		return h.publish(w, r, &q)
+		return do(w, r, &q)
 	}))
 }
 

@@ -50,10 +50,14 @@ func (h *Handler) parse(r *http.Request, q *request) error {
 		return err
 	}
 	if q.format == formatObjects {
-		// The type is that of the lines, not of what is in them.
-		q.headers = slices.DeleteFunc(q.headers, func(h store.Header) bool { return h.Key == wire.ContentType })
+		q.dropType()
 	}
 	return nil
+}
+
+// dropType forgets the content type where it is that of the objects, not of what is in them.
+func (q *request) dropType() {
+	q.headers = slices.DeleteFunc(q.headers, func(h store.Header) bool { return h.Key == wire.ContentType })
 }
 
 // parseTopic reads the names, which are checked before anything else. The app is what the client claims to be.
@@ -82,15 +86,20 @@ func (h *Handler) parseQuery(r *http.Request, q *request) error {
 	if q.format, err = parseFormat(p); err != nil {
 		return err
 	}
+	if q.async, err = p.Flag("async"); err != nil {
+		return err
+	}
+	return h.parseTarget(p, q)
+}
+
+// parseTarget reads where the messages are to go, and when they are there.
+func (h *Handler) parseTarget(p httpx.Query, q *request) error {
 	ack, err := p.OneOf("ack", "all", "local")
 	if err != nil {
 		return err
 	}
 	if ack == "local" {
 		q.ack = store.AckLocal
-	}
-	if q.async, err = p.Flag("async"); err != nil {
-		return err
 	}
 	if _, err = p.OneOf("hh", "n"); err != nil {
 		return err

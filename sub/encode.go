@@ -14,13 +14,14 @@ type encoder struct {
 	key      group.Key
 	explicit bool            // the client acks by itself: receipts are given
 	base64   bool            // values always in base64
+	topic    string          // named in each object, where there are several
 	receipts *group.Receipts // made for the first receipt
 	receipt  []byte          // used again and again
 }
 
 // extra is what an answer adds to the record. Its receipt is good until the next call.
 func (e *encoder) extra(d *group.Delivery) wire.Extra {
-	x := wire.Extra{Attempt: d.Ref.Attempt, Base64: e.base64}
+	x := wire.Extra{Topic: e.topic, Attempt: d.Ref.Attempt, Base64: e.base64}
 	if e.explicit {
 		if e.receipts == nil {
 			e.receipts = e.groups.Receipts(e.key)
@@ -37,8 +38,15 @@ func (e *encoder) object(dst []byte, d *group.Delivery) []byte {
 
 // appendGaps appends the object that tells a reader of JSON what it will never see: per partition the first offset that
 // is missing, and the next that exists.
-func appendGaps(dst []byte, gaps []store.Gap) []byte {
-	dst = append(dst, `{"event":"gap","ranges":[`...)
+func appendGaps(dst []byte, gaps []store.Gap) []byte { return appendGapsOf(dst, "", gaps) }
+
+// appendGapsOf is appendGaps with the topic's name, which needs no escapes, where there are several.
+func appendGapsOf(dst []byte, topic string, gaps []store.Gap) []byte {
+	dst = append(dst, `{"event":"gap",`...)
+	if topic != "" {
+		dst = append(append(append(dst, `"topic":"`...), topic...), `",`...)
+	}
+	dst = append(dst, `"ranges":[`...)
 	for i, g := range gaps {
 		if i > 0 {
 			dst = append(dst, ',')

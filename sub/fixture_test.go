@@ -22,6 +22,7 @@ import (
 
 	"github.com/kateway/kateway/broadcast"
 	"github.com/kateway/kateway/group"
+	"github.com/kateway/kateway/home"
 	"github.com/kateway/kateway/internal/httpx"
 	"github.com/kateway/kateway/internal/online"
 	"github.com/kateway/kateway/meta"
@@ -33,9 +34,10 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	topicPath = "/v1/msgs/shop/orders/v1"
-	feedPath  = "/v1/stream/shop/orders/v1"
-	topicName = "shop.orders.v1"
+	topicPath  = "/v1/msgs/shop/orders/v1"
+	feedPath   = "/v1/stream/shop/orders/v1"
+	socketPath = "/v1/ws/msgs/shop/orders/v1"
+	topicName  = "shop.orders.v1"
 )
 
 // quiet observes nothing.
@@ -66,7 +68,7 @@ func newWorld(tb testing.TB, partitions int32) *world {
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if err := errors.Join(w.hub.Close(ctx), w.readers.Close(ctx)); err != nil {
+		if err := errors.Join(w.hub.Close(ctx), w.readers.Close(ctx), w.sub.Close(ctx)); err != nil {
 			tb.Error(err)
 		}
 		if err := w.store.Close(ctx); err != nil {
@@ -82,9 +84,11 @@ func (w *world) start() {
 	w.metrics = prometheus.NewRegistry()
 	w.hub = group.NewHub(group.Config{Store: w.store, Secret: func() []byte { return []byte("0123456789abcdef") }, Log: log, Metrics: w.metrics})
 	w.readers = broadcast.NewHub(broadcast.Config{Store: w.store, Log: log, Metrics: w.metrics})
-	w.sub = New(Config{Groups: w.hub, Readers: w.readers, Topics: meta.NewOpen(w.store, store.Topic{Partitions: 1}), Queue: w.makeQueue, Plugins: w.plugins, Log: log, Metrics: w.metrics})
+	w.sub = New(Config{Groups: w.hub, Readers: w.readers, Topics: meta.NewOpen(w.store, store.Topic{Partitions: 1}), Queue: w.makeQueue, Merge: merge, Plugins: w.plugins, Log: log, Metrics: w.metrics})
 	w.mux = muxOf(w.sub, log)
 }
+
+func merge(sessions ...group.Session) Flow { return home.Merge(true, sessions...) }
 
 func (w *world) makeQueue(ctx context.Context, topic string) error {
 	return w.store.CreateTopic(ctx, store.Topic{Name: topic, Partitions: 1})
@@ -340,7 +344,7 @@ func awaitCommit(tb testing.TB, w *world, name string, next int64) {
 // forgetGroups lets all groups leave, and serves from a new hub.
 func forgetGroups(tb testing.TB, w *world) {
 	tb.Helper()
-	if err := errors.Join(w.hub.Close(tb.Context()), w.readers.Close(tb.Context())); err != nil {
+	if err := errors.Join(w.hub.Close(tb.Context()), w.readers.Close(tb.Context()), w.sub.Close(tb.Context())); err != nil {
 		tb.Fatal(err)
 	}
 	w.start()

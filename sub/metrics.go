@@ -14,7 +14,8 @@ const maxTopicLabels = 1000
 type metrics struct {
 	messages topicCounters
 	streams  [3]prometheus.Gauge // by streamForm
-	answered prometheus.Counter  // polls
+	sockets  prometheus.Gauge
+	answered prometheus.Counter // polls
 	empty    prometheus.Counter
 	late     prometheus.Counter // acks after their lease
 }
@@ -41,6 +42,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	for form, name := range [...]string{streamLines: "ndjson", streamText: "text", streamEvents: "sse"} {
 		m.streams[form] = streams.WithLabelValues(name)
 	}
+	m.sockets = streams.WithLabelValues("ws")
 	return m
 }
 

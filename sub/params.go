@@ -61,6 +61,7 @@ type wish struct {
 	explicit bool // the client acks by itself
 	lease    time.Duration
 	client   string
+	first    int  // messages that are taken at once at first
 	base64   bool // values always in base64
 	accept   []string
 	coding   coding
@@ -180,7 +181,7 @@ func (w *pollWish) read(r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w.batch = int(n)
+	w.batch, w.first = int(n), int(n)
 	if w.wait, err = q.Duration("wait", defaultWait, 0, maxWait); err != nil {
 		return err
 	}
@@ -207,18 +208,33 @@ func (w *streamWish) read(r *http.Request) error {
 	if err := w.parse(r, q); err != nil {
 		return err
 	}
+	w.form, err = chooseStreamForm(&w.wish)
+	return err
+}
+
+// parse reads what all streams have in common, WebSockets too.
+func (w *streamWish) parse(r *http.Request, q httpx.Query) error {
+	if err := w.wish.parse(r, q); err != nil {
+		return err
+	}
 	n, err := q.Int("prefetch", defaultPrefetch, 1, maxPrefetch)
 	if err != nil {
 		return err
 	}
 	w.prefetch = int(n)
+	w.first = w.most()
 	if q.Has("limit") {
-		if w.limit, err = q.Int("limit", 0, 1, 1<<62); err != nil {
-			return err
-		}
+		w.limit, err = q.Int("limit", 0, 1, 1<<62)
 	}
-	w.form, err = chooseStreamForm(&w.wish)
 	return err
+}
+
+// most is how many messages the client gets at once.
+func (w *streamWish) most() int {
+	if w.explicit {
+		return w.prefetch
+	}
+	return autoPrefetch
 }
 
 // receiptList reads the X-Receipt of a poll: receipts of messages just processed, comma separated.

@@ -1,6 +1,7 @@
 package sub
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,17 +68,20 @@ func guardedWorld(t *testing.T) (*world, *porter) {
 var routes = []struct {
 	method, path, body string
 	op                 plugins.Op
+	status             int // when it is let through; 0: 200
 }{
-	{http.MethodGet, topicPath + "?group=bill1&wait=0s", "", plugins.Subscribe},
-	{http.MethodGet, feedPath + "?group=bill1&limit=1", "", plugins.Subscribe},
-	{http.MethodPut, topicPath + "?group=bill1", "[]", plugins.Settle},
-	{http.MethodPut, "/v1/offsets/shop/orders/v1/bill1", "[]", plugins.Settle},
+	{http.MethodGet, topicPath + "?group=bill1&wait=0s", "", plugins.Subscribe, 0},
+	{http.MethodGet, feedPath + "?group=bill1&limit=1", "", plugins.Subscribe, 0},
+	{http.MethodGet, "/v1/stream?topic=shop/orders/v1&group=bill1&limit=1", "", plugins.Subscribe, 0},
+	{http.MethodGet, socketPath + "?group=bill1", "", plugins.Subscribe, http.StatusUpgradeRequired},
+	{http.MethodPut, topicPath + "?group=bill1", "[]", plugins.Settle, 0},
+	{http.MethodPut, "/v1/offsets/shop/orders/v1/bill1", "[]", plugins.Settle, 0},
 }
 
 // TestPluginsGuardEveryRoute on both protocols: who shows nothing is 401, whatever else is wrong but names.
 func TestPluginsGuardEveryRoute(t *testing.T) {
 	w, p := guardedWorld(t)
-	w.publish("a", "b", "c", "d")
+	w.publish("a", "b", "c", "d", "e", "f", "g", "h")
 	if n := len(w.sub.Routes()); n != len(routes) {
 		t.Fatalf("%d routes, %d are tested", n, len(routes))
 	}
@@ -101,7 +105,11 @@ func TestPluginsGuardEveryRoute(t *testing.T) {
 			c.whole(k.method, strings.Replace(k.path, "orders", "or.ders", 1), k.body).problem(t, 400, "invalid_name")
 			c.whole(k.method, strings.Replace(k.path, "bill1", "bi.ll", 1), k.body).problem(t, 400, "invalid_name")
 			c.whole(k.method, k.path, k.body, "Appid: a", "Appid: a").problem(t, 400, "invalid_param")
-			if r := c.whole(k.method, k.path, k.body, "Subkey: bill"); r.StatusCode != 200 {
+			want := cmp.Or(k.status, http.StatusOK)
+			if h2 && want == http.StatusUpgradeRequired { // there is no upgrade
+				want = http.StatusBadRequest
+			}
+			if r := c.whole(k.method, k.path, k.body, "Subkey: bill"); r.StatusCode != want {
 				t.Errorf("%s: %d %s", k.path, r.StatusCode, r.body)
 			}
 		}

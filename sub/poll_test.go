@@ -24,6 +24,7 @@ type object struct {
 	Attempt    int
 	Receipt    string
 	Cursor     string
+	Topic      string
 	Event      string
 	Ranges     []struct {
 		Partition int32

@@ -22,10 +22,15 @@ const (
 	autoPrefetch = 512               // what an auto stream takes at once: small messages fill a chunk with it
 )
 
-// do answers GET /v1/stream/:app/:topic/:ver. What it takes to begin is done in a call of its own: the stack that stays
-// under an idle stream is small.
+// do answers GET /v1/stream/:app/:topic/:ver.
 func (wish *streamWish) do(h *Handler, w http.ResponseWriter, r *http.Request) error {
-	s, err := h.openStream(w, r, wish)
+	return wish.serve(h, w, r, []meta.Topic{wish.topic})
+}
+
+// serve streams the topics. What it takes to begin is done in a call of its own: the stack that stays under an idle stream
+// is small.
+func (wish *streamWish) serve(h *Handler, w http.ResponseWriter, r *http.Request, topics []meta.Topic) error {
+	s, err := h.openStream(w, r, wish, topics)
 	if err != nil {
 		return err
 	}
@@ -41,8 +46,8 @@ func (wish *streamWish) do(h *Handler, w http.ResponseWriter, r *http.Request) e
 // chunks, and then settles them. While it waits it holds no buffer and no encoder.
 type stream struct {
 	h        *Handler
-	topic    meta.Topic
-	session  group.Session
+	sources  []source
+	flow     Flow
 	form     streamForm
 	explicit bool
 	stays    bool  // what is un-acked at the end stays with the client
@@ -50,56 +55,70 @@ type stream struct {
 	left     int64 // messages until the limit
 	most     int   // messages at once
 	out      out
-	enc      encoder
-	cursor   cursor
-	count    prometheus.Counter
-	use      *online.Use
 
 	wrote    time.Time       // when silence began
 	tick     context.Context //nolint:containedctx // the request's with the deadline of a heartbeat; it lasts over many Nexts
 	stopTick context.CancelFunc
 }
 
-// openStream makes the request a client of its group. The stream is to be closed.
-func (h *Handler) openStream(w http.ResponseWriter, r *http.Request, wish *streamWish) (*stream, error) {
-	key, err := h.key(r.Context(), &wish.place)
-	if err != nil {
-		return nil, err
-	}
-	s := &stream{
-		h: h, topic: wish.topic, form: wish.form, explicit: wish.explicit, most: autoPrefetch, left: wish.limit, endless: wish.limit == 0,
-		enc: encoder{groups: h.groups, key: key, explicit: wish.explicit, base64: wish.base64}, cursor: newCursor(key.Topic),
-		count: h.metrics.messages.of(wish.topic),
-	}
-	if wish.explicit {
-		s.most = wish.prefetch
-	}
+// source is one topic of a stream.
+type source struct {
+	topic  meta.Topic
+	enc    encoder
+	cursor cursor
+	count  prometheus.Counter
+	use    *online.Use
+}
+
+// openStream makes the request a client of its group on each topic. The stream is to be closed.
+func (h *Handler) openStream(w http.ResponseWriter, r *http.Request, wish *streamWish, topics []meta.Topic) (_ *stream, err error) {
+	s := &stream{h: h, form: wish.form, explicit: wish.explicit, most: wish.most(), left: wish.limit, endless: wish.limit == 0}
 	// Who leaves gives back what it holds. Not so a client that acks by itself and set a limit: the stream's own end, right
 	// after the last message, would take that message away before it could be acked. To it the stream is a long poll.
 	s.stays = wish.explicit && wish.limit > 0
-	if s.session, err = h.open(r.Context(), &wish.wish, key, s.most, s.stays); err != nil {
+	if s.flow, err = h.openAll(r.Context(), wish, s, topics); err != nil {
+		s.done()
 		return nil, err
 	}
 	h.metrics.streams[s.form].Inc()
-	s.use = wish.use(r.Context(), s.form.kind())
 	h.setOut(&s.out, w, wish.coding)
 	s.out.setHeaders(wish.form.contentType(), wish.coding)
 	w.Header()["X-Accel-Buffering"] = []string{"no"}
 	return s, nil
 }
 
+// openSource makes the request a client of its group on one topic.
+func (h *Handler) openSource(ctx context.Context, wish *wish, most int, stays bool) (group.Session, source, error) {
+	key, err := h.key(ctx, &wish.place)
+	if err != nil {
+		return nil, source{}, err
+	}
+	session, err := h.open(ctx, wish, key, most, stays)
+	return session, source{
+		topic: wish.topic, enc: encoder{groups: h.groups, key: key, explicit: wish.explicit, base64: wish.base64}, cursor: newCursor(key.Topic),
+		count: h.metrics.messages.of(wish.topic),
+	}, err
+}
+
 func (s *stream) close() {
-	s.session.Close()
-	s.use.Done()
+	s.flow.Close()
+	s.done()
 	s.h.metrics.streams[s.form].Dec()
+}
+
+// done says that the client no longer reads.
+func (s *stream) done() {
+	for i := range s.sources {
+		s.sources[i].use.Done()
+	}
 }
 
 func (s *stream) run(ctx context.Context) error {
 	defer s.dropTick()
 	for s.endless || s.left > 0 {
-		b, err := s.next(ctx)
+		from, b, err := s.next(ctx)
 		if err == nil {
-			err = s.deliver(ctx, b)
+			err = s.deliver(ctx, from, b)
 		} else if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 			err = s.beat()
 		}
@@ -125,7 +144,7 @@ func (s *stream) hello() error {
 
 // next waits for messages until a heartbeat may be due. The context with its timer is made once per heartbeat and not
 // once per message: when it ends and there were writes meanwhile, the heartbeat is not due yet.
-func (s *stream) next(ctx context.Context) (group.Batch, error) {
+func (s *stream) next(ctx context.Context) (int, group.Batch, error) {
 	if s.tick == nil {
 		s.tick, s.stopTick = context.WithDeadline(ctx, s.wrote.Add(heartbeat))
 	}
@@ -133,11 +152,11 @@ func (s *stream) next(ctx context.Context) (group.Batch, error) {
 	if !s.endless {
 		most = int(min(int64(most), s.left))
 	}
-	b, err := s.session.Next(s.tick, most)
+	from, b, err := s.flow.Next(s.tick, most)
 	if s.tick.Err() != nil {
 		s.dropTick()
 	}
-	return b, err
+	return from, b, err
 }
 
 func (s *stream) dropTick() {
@@ -167,66 +186,69 @@ func (s *stream) beat() error {
 }
 
 // deliver writes the gaps and messages, as few chunks as they fit into, and settles after each what is in it.
-func (s *stream) deliver(ctx context.Context, b group.Batch) error {
-	c := s.h.getChunk()
+func (s *stream) deliver(ctx context.Context, from int, b group.Batch) error {
+	c, src := s.h.getChunk(), &s.sources[from]
 	defer s.h.putChunk(c)
 	if len(b.Gaps) > 0 {
-		c.buf = s.appendGaps(c.buf, b.Gaps)
+		c.buf = s.appendGaps(c.buf, src, b.Gaps)
 	}
 	for i := range b.Deliveries {
 		d := &b.Deliveries[i]
-		c.buf = s.append(c.buf, d)
+		c.buf = s.append(c.buf, src, d)
 		c.verbs = append(c.verbs, group.Verb{Ref: d.Ref, Op: group.Ack})
 		c.bytes += int64(d.Size())
 		if len(c.buf) >= chunkBytes {
-			if err := s.flush(ctx, c); err != nil {
+			if err := s.flush(ctx, from, c); err != nil {
 				return err
 			}
 		}
 	}
 	if len(c.buf) > 0 {
-		return s.flush(ctx, c)
+		return s.flush(ctx, from, c)
 	}
 	return nil
 }
 
 // flush writes the chunk and then, where the client does not do it, acks its messages. For a client that has gone nothing
 // is written.
-func (s *stream) flush(ctx context.Context, c *chunk) error {
+func (s *stream) flush(ctx context.Context, from int, c *chunk) error {
 	err := ctx.Err()
 	if err == nil {
 		err = s.out.send(c)
 	}
 	if err != nil {
-		s.giveBack(c.verbs)
+		s.giveBack(from, c.verbs)
 		return fmt.Errorf("%d messages could not be written and are due again: %w", len(c.verbs), err)
 	}
+	src := &s.sources[from]
 	s.wrote = time.Now()
 	if !s.explicit && len(c.verbs) > 0 {
-		s.h.acked(s.topic, s.session.Settle(c.verbs...))
+		s.h.acked(src.topic, s.flow.Settle(from, c.verbs...))
 	}
 	s.left -= int64(len(c.verbs))
-	s.count.Add(float64(len(c.verbs)))
-	s.use.Count(len(c.verbs), c.bytes)
+	src.count.Add(float64(len(c.verbs)))
+	src.use.Count(len(c.verbs), c.bytes)
 	c.buf, c.verbs, c.bytes = c.buf[:0], c.verbs[:0], 0
 	return nil
 }
 
 // giveBack makes messages due that the client never got. Most streams do that by closing their session.
-func (s *stream) giveBack(verbs []group.Verb) {
+func (s *stream) giveBack(from int, verbs []group.Verb) {
 	if !s.stays || len(verbs) == 0 {
 		return
 	}
 	for i := range verbs {
 		verbs[i].Op = group.Nack
 	}
-	s.session.Settle(verbs...)
+	s.flow.Settle(from, verbs...)
 }
 
 // end ends the answer: in good order when the limit is reached, the gateway stops or the topic is gone, which is told; by
 // cutting the connection where the client would else take a failure for the end.
 func (s *stream) end(ctx context.Context, err error) error {
-	s.h.forget(s.topic, err)
+	for i := range s.sources {
+		s.h.forget(s.sources[i].topic, err)
+	}
 	c := s.h.getChunk()
 	defer s.h.putChunk(c)
 	switch {
@@ -249,18 +271,20 @@ func (s *stream) end(ctx context.Context, err error) error {
 }
 
 // append appends one message in the stream's form.
-func (s *stream) append(dst []byte, d *group.Delivery) []byte {
+func (s *stream) append(dst []byte, src *source, d *group.Delivery) []byte {
 	switch s.form {
 	case streamText:
 		dst = append(dst, d.Value...)
 	case streamEvents:
-		s.cursor.pass(d.Partition, d.Offset)
-		dst = append(dst, "event: message\nid: "...)
-		dst = s.cursor.append(dst)
-		dst = append(dst, "\ndata: "...)
-		dst = append(s.enc.object(dst, d), '\n')
+		dst = append(dst, "event: message\n"...)
+		if src.enc.topic == "" { // a cursor is of one topic
+			src.cursor.pass(d.Partition, d.Offset)
+			dst = append(src.cursor.append(append(dst, "id: "...)), '\n')
+		}
+		dst = append(dst, "data: "...)
+		dst = append(src.enc.object(dst, d), '\n')
 	case streamLines:
-		dst = s.enc.object(dst, d)
+		dst = src.enc.object(dst, d)
 	}
 	return append(dst, '\n')
 }
@@ -277,13 +301,13 @@ func (s *stream) appendEnd(dst []byte, why errs.Kind) []byte {
 	return dst
 }
 
-func (s *stream) appendGaps(dst []byte, gaps []store.Gap) []byte {
+func (s *stream) appendGaps(dst []byte, src *source, gaps []store.Gap) []byte {
 	switch s.form {
 	case streamLines:
-		return append(appendGaps(dst, gaps), '\n')
+		return append(appendGapsOf(dst, src.enc.topic, gaps), '\n')
 	case streamEvents:
 		dst = append(dst, "event: gap\ndata: "...)
-		return append(appendGaps(dst, gaps), "\n\n"...)
+		return append(appendGapsOf(dst, src.enc.topic, gaps), "\n\n"...)
 	case streamText:
 	}
 	return dst

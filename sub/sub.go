@@ -20,6 +20,7 @@ import (
 	"github.com/kateway/kateway/group"
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/internal/ws"
 	"github.com/kateway/kateway/meta"
 	"github.com/kateway/kateway/plugins"
 )
@@ -41,28 +42,31 @@ type Config struct {
 	Readers *broadcast.Hub // of topics without a group
 	Topics  Topics
 	Queue   func(ctx context.Context, topic string) error // makes a group's retry or dead queue in the store, where it is not there yet
+	Merge   func(sessions ...group.Session) Flow          // makes one flow of sessions, which belong to it from then on
 	Plugins []plugins.Plugin                              // the chain, the first outermost; none: the caller is the app that the header Appid names
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 }
 
-// Handler serves subscribers. It keeps nothing between requests: streams and waiting polls end when the hub drains.
+// Handler serves subscribers. It keeps nothing between requests: streams, WebSockets and waiting polls end when the hub drains.
 type Handler struct {
 	groups    group.Opener
 	readers   *broadcast.Hub
 	topics    Topics
 	makeQueue func(ctx context.Context, topic string) error
+	merge     func(sessions ...group.Session) Flow
 	gate      *plugins.Gate // nil without plugins
 	log       *slog.Logger
 	metrics   *metrics
 	chunks    sync.Pool // *chunk: what a request needs only while it writes
 	zstd      sync.Pool // *zstdEncoder, between frames
+	sockets   ws.Sockets
 }
 
 // New makes a Handler and registers its metrics.
 func New(c Config) *Handler {
 	return &Handler{
-		groups: c.Groups, readers: c.Readers, topics: c.Topics, makeQueue: c.Queue, gate: plugins.NewGate(c.Plugins), log: c.Log, metrics: newMetrics(c.Metrics),
+		groups: c.Groups, readers: c.Readers, topics: c.Topics, makeQueue: c.Queue, merge: c.Merge, gate: plugins.NewGate(c.Plugins), log: c.Log, metrics: newMetrics(c.Metrics),
 	}
 }
 
@@ -72,6 +76,8 @@ func (h *Handler) Routes() []httpx.Route {
 		{Method: http.MethodGet, Path: "/v1/msgs/:app/:topic/:ver", Handler: h.act(plugins.Subscribe, newPoll)},
 		{Method: http.MethodPut, Path: "/v1/msgs/:app/:topic/:ver", Handler: h.act(plugins.Settle, func(*http.Request) action { return new(settle) })},
 		{Method: http.MethodGet, Path: "/v1/stream/:app/:topic/:ver", Handler: h.act(plugins.Subscribe, newStream)},
+		{Method: http.MethodGet, Path: "/v1/stream", Handler: h.many},
+		{Method: http.MethodGet, Path: "/v1/ws/msgs/:app/:topic/:ver", Handler: h.act(plugins.Subscribe, newSocket)},
 		{Method: http.MethodPut, Path: "/v1/offsets/:app/:topic/:ver/:group", Handler: h.act(plugins.Settle, func(*http.Request) action { return new(offsets) })},
 	}
 }
@@ -93,7 +99,7 @@ func (h *Handler) key(ctx context.Context, p *place) (group.Key, error) {
 // open makes the request a client of the group. How long that may take is the engine's to bound.
 func (h *Handler) open(ctx context.Context, w *wish, key group.Key, prefetch int, stays bool) (group.Session, error) {
 	ask := group.Ask{
-		Key: key, Settings: w.settings, Start: w.start, Lease: w.lease, Prefetch: prefetch, Client: w.client, Stays: stays,
+		Key: key, Settings: w.settings, Start: w.start, Lease: w.lease, Prefetch: prefetch, First: w.first, Client: w.client, Stays: stays,
 	}
 	s, err := h.groups.Open(ctx, ask)
 	if w.queue != "" && errors.Is(err, errs.UnknownTopic) { // nothing was ever put there; what will be is waited for

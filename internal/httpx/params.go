@@ -17,6 +17,11 @@ type Query struct{ v url.Values }
 
 // ParseQuery checks the query against the names that the route knows. Kind InvalidParam.
 func ParseQuery(r *http.Request, known ...string) (Query, error) {
+	return ParseQueryLists(r, nil, known...)
+}
+
+// ParseQueryLists is ParseQuery where some parameters may be given several times.
+func ParseQueryLists(r *http.Request, lists []string, known ...string) (Query, error) {
 	if r.URL.RawQuery == "" {
 		return Query{}, nil
 	}
@@ -26,8 +31,9 @@ func ParseQuery(r *http.Request, known ...string) (Query, error) {
 	}
 	for name, values := range v {
 		switch {
+		case slices.Contains(lists, name):
 		case !slices.Contains(known, name):
-			return Query{}, fmt.Errorf("unknown parameter %q; there are %s: %w", name, strings.Join(known, ", "), errs.InvalidParam)
+			return Query{}, fmt.Errorf("unknown parameter %q; there are %s: %w", name, strings.Join(append(slices.Clone(lists), known...), ", "), errs.InvalidParam)
 		case len(values) > 1:
 			return Query{}, fmt.Errorf("parameter %q is given %d times: %w", name, len(values), errs.InvalidParam)
 		}
@@ -40,6 +46,9 @@ func (q Query) Has(name string) bool { return q.v.Has(name) }
 
 // Get is the parameter's value, "" where it is not given.
 func (q Query) Get(name string) string { return q.v.Get(name) }
+
+// All are the values of a parameter that may be given several times.
+func (q Query) All(name string) []string { return q.v[name] }
 
 // OneOf is the parameter's value, the first of the choices where it is not given. Kind InvalidParam.
 func (q Query) OneOf(name string, choices ...string) (string, error) {

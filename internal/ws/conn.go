@@ -51,10 +51,10 @@ func (c *Conn) End(dst []byte, at int, kind Kind) []byte {
 }
 
 // errEnded is what a Write gets after the end.
-var errEnded = errors.New("the connection was closed")
+var errEnded = &CloseError{Code: abnormal, Err: net.ErrClosed} //nolint:gochecknoglobals // an error like any other
 
 // Write sends whole frames, and returns when the connection has taken all of them. A client that takes nothing for 30 s
-// is cut off.
+// is cut off. The error is a *CloseError and the end: nothing is sent any more.
 func (c *Conn) Write(frames []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -82,7 +82,7 @@ func (c *Conn) write(b []byte, within time.Duration) error {
 func (c *Conn) broken(err error) error {
 	c.ended = true
 	_ = c.conn.Close()
-	return err
+	return &CloseError{Code: abnormal, Err: err}
 }
 
 // ping asks the client for a sign of life, and does so again later. It runs on the timer's goroutine.
@@ -137,7 +137,7 @@ func (c *Conn) StopReading(in time.Duration) {
 // read has ended. What write returns is the end that the client is told of, where the connection still has one to
 // come: nil is a good one; a *CloseError has its code; of others the kind is told. When the client closes, or
 // breaks a rule, what read got from Next counts. While the client has not answered a close frame, which it may take
-// 5 s for, read goes on.
+// 3 s for, read goes on.
 //
 // The error is a fault of ours, for the log: a panic, or what write returned. A client that leaves is none.
 func (c *Conn) Serve(ctx context.Context, read func() error, write func(ctx context.Context) error) error {

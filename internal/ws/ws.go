@@ -24,7 +24,7 @@ const (
 	messageLimit = 60 * time.Second // from a message's first byte to its last
 	writeTimeout = 30 * time.Second // for a client to take what one Write gives it
 	renewAt      = 20 * time.Second // a write deadline that is this far away is good enough
-	goodbye      = 5 * time.Second  // for a client to answer a close frame
+	goodbye      = 3 * time.Second  // for a client to answer a close frame
 	linger       = time.Second      // for what a client sends that nobody reads any more
 )
 

@@ -1,0 +1,112 @@
+package sub
+
+import (
+	"bytes"
+	stdjson "encoding/json"
+	"fmt"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/kateway/kateway/group"
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/internal/ws"
+)
+
+const (
+	maxSocketVerbs = 1000 // in one message of a client
+	maxBlunders    = 10   // messages that can't be understood; then the client is sent away
+)
+
+// receipted is a verb whose receipt has not been opened.
+type receipted struct {
+	receipt string
+	verb    group.Verb // without its Ref
+}
+
+// errorEvent tells a client what did not work.
+type errorEvent struct {
+	Event   string        `json:"event"`
+	Receipt string        `json:"receipt,omitempty"`
+	Error   httpx.Problem `json:"error"`
+}
+
+// read is the reader: it does what the client says, and tells it of what failed. What worked has no answer.
+func (s *socket) read() error {
+	for {
+		kind, data, err := s.conn.Next()
+		if err != nil {
+			return err
+		}
+		if err := s.take(kind, data); err != nil {
+			return err
+		}
+	}
+}
+
+// take does what one message of the client says. An error is the end.
+func (s *socket) take(kind ws.Kind, data []byte) error {
+	list, err := parseVerbs(kind, data)
+	if err != nil {
+		s.blunder++
+		if err := s.tell("", err); err != nil || s.blunder < maxBlunders {
+			return err
+		}
+		return ws.Close(ws.PolicyViolation, "too many messages that can't be understood")
+	}
+	var good []receipted
+	for _, v := range list {
+		verb, err := v.verb()
+		if err == nil {
+			good = append(good, receipted{v.Receipt, verb})
+		} else if err := s.tell(v.Receipt, err); err != nil {
+			return err
+		}
+	}
+	if len(good) == 0 {
+		return nil
+	}
+	for i, err := range s.feed.settle(s.ctx, good) {
+		if err == nil {
+			continue
+		}
+		if err := s.tell(good[i].receipt, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tell sends an error event. It waits until the connection takes it: a client that only asks and never reads is cut off.
+func (s *socket) tell(receipt string, why error) error {
+	text, err := stdjson.Marshal(errorEvent{Event: "error", Receipt: receipt, Error: httpx.ProblemOf(why)})
+	if err != nil {
+		return fmt.Errorf("encoding an event: %w", err)
+	}
+	return s.conn.Write(s.conn.End(append(ws.Begin(nil), text...), 0, ws.Text))
+}
+
+// parseVerbs reads a client's message: one object or a list of them, of known fields, none twice. Kinds InvalidBody, TooLarge.
+func parseVerbs(kind ws.Kind, data []byte) (list []verbJSON, err error) {
+	if kind != ws.Text {
+		return nil, fmt.Errorf("a binary message: what you say of messages is text: %w", errs.InvalidBody)
+	}
+	strict := json.RejectUnknownMembers(true)
+	if data = bytes.TrimLeft(data, " \t\r\n"); len(data) > 0 && data[0] == '[' {
+		err = json.Unmarshal(data, &list, strict)
+	} else {
+		var one *verbJSON
+		if err = json.Unmarshal(data, &one, strict); err == nil && one != nil {
+			list = []verbJSON{*one}
+		}
+	}
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf(`must be {"op":"ack","receipt":"..."} or a list of them: %.300s: %w`, err.Error(), errs.InvalidBody)
+	case len(list) == 0:
+		return nil, fmt.Errorf("says nothing: %w", errs.InvalidBody)
+	case len(list) > maxSocketVerbs:
+		return nil, fmt.Errorf("%d elements, at most %d: %w", len(list), maxSocketVerbs, errs.TooLarge)
+	}
+	return list, nil
+}
