@@ -30,6 +30,7 @@ type Config struct {
 	Kafka            []string      `placeholder:"HOST:PORT" help:"Bootstrap brokers, comma separated; implies --store kafka."`
 	KafkaZK          string        `name:"kafka-zk" placeholder:"HOST:PORT,.../PATH" help:"ZooKeeper of a Kafka that still has one: the brokers are found there, instead of by --kafka; implies --store kafka."`
 	KafkaCompression string        `default:"lz4" placeholder:"CODEC" help:"Compression of what is produced to Kafka: none, gzip, snappy, lz4 or zstd (default: ${default})."`
+	KafkaGroups      string        `name:"kafka-group-protocol" default:"auto" placeholder:"NAME" help:"How members of groups work with Kafka: classic, consumer (KIP-848, from Kafka 4.0 on), or auto, which is classic: it fails over faster (default: ${default})."`
 	Partitions       int32         `default:"1" placeholder:"N" help:"Partitions of a topic made on first use in the embedded store (default: ${default})."`
 	Retention        time.Duration `default:"168h" placeholder:"TIME" help:"How long a topic made on first use in the embedded store keeps its messages (default: ${default})."`
 
@@ -140,9 +141,10 @@ func (c *Config) Validate() error {
 
 // The names that Validate knows.
 var (
-	idRule   = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
-	hostRule = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$`)
-	codecs   = []string{"none", "gzip", "snappy", "lz4", "zstd"} // read only
+	idRule         = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
+	hostRule       = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$`)
+	codecs         = []string{"none", "gzip", "snappy", "lz4", "zstd"} // read only
+	groupProtocols = []string{"auto", "classic", "consumer"}           // read only
 )
 
 func (c *Config) checkAddresses(f *faults) {
@@ -229,6 +231,7 @@ func (c *Config) checkStore(f *faults) {
 		f.unless(err == nil && host != "" && port != "", "kafka", "%q is no broker; write host:port", b)
 	}
 	f.unless(slices.Contains(codecs, c.KafkaCompression), "kafka-compression", "%q is none of %s", c.KafkaCompression, strings.Join(codecs, ", "))
+	f.unless(slices.Contains(groupProtocols, c.KafkaGroups), "kafka-group-protocol", "%q is none of %s", c.KafkaGroups, strings.Join(groupProtocols, ", "))
 	f.unless(c.Data != "", "data", "a directory is needed")
 	f.unless(c.Partitions >= 1 && c.Partitions <= 1000, "partitions", "%d is not between 1 and 1000", c.Partitions)
 	f.unless(c.Retention >= time.Minute, "retention", "%v is below a minute", c.Retention)

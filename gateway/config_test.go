@@ -60,6 +60,7 @@ func TestValidate(t *testing.T) {
 		"broker without a port":     {func(c *Config) { c.Kafka = []string{"a"} }, []string{"kafka"}},
 		"unknown store":             {func(c *Config) { c.Store = "redis" }, []string{"store"}},
 		"codec":                     {func(c *Config) { c.KafkaCompression = "brotli" }, []string{"kafka-compression"}},
+		"group protocol":            {func(c *Config) { c.KafkaGroups = "eager" }, []string{"kafka-group-protocol"}},
 		"one TLS file":              {func(c *Config) { c.TLSKey = "k" }, []string{"tls-cert"}},
 		"host with a scheme":        {func(c *Config) { c.Hosts = []string{"http://a"} }, []string{"hosts"}},
 		"host with a port":          {func(c *Config) { c.Hosts = []string{"a:80"} }, []string{"hosts"}},

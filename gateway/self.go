@@ -86,6 +86,9 @@ func (g *Gateway) duties(ctx context.Context, wg *sync.WaitGroup) {
 	if g.cluster.session != nil {
 		wg.Go(func() { g.cluster.keepSecrets(ctx) })
 	}
+	if g.cfg.StoreKind() == "kafka" {
+		wg.Go(func() { g.keepPositions(ctx) })
+	}
 	if !g.cfg.Open() && !g.keyGiven {
 		wg.Go(func() {
 			g.cluster.untilDone(ctx, "making the admin key", func() error { return makeAdminKey(ctx, g.cluster.meta, g.cfg.Data, g.log) })

@@ -48,7 +48,7 @@ func openKafka(ctx context.Context, c *Config, log *slog.Logger) (store.Store, e
 			return nil, err
 		}
 	}
-	s, err := kafka.Open(ctx, kafka.Config{Brokers: brokers, Compression: c.KafkaCompression, ClientID: c.ID, Log: log})
+	s, err := kafka.Open(ctx, kafka.Config{Brokers: brokers, Compression: c.KafkaCompression, Protocol: c.KafkaGroups, ClientID: c.ID, Log: log})
 	if err != nil {
 		return nil, err
 	}

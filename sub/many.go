@@ -105,7 +105,7 @@ func (w *manyWish) do(h *Handler, rw http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
-	if err := w.streamWish.parse(r, q); err != nil {
+	if err := w.parse(r, q); err != nil {
 		return err
 	}
 	if w.form, err = chooseStreamForm(&w.wish); err != nil {
@@ -115,7 +115,7 @@ func (w *manyWish) do(h *Handler, rw http.ResponseWriter, r *http.Request) error
 		return fmt.Errorf("topic is required: add ?topic=<app>/<topic>/<version>, up to %d times: %w", maxTopics, errs.InvalidParam)
 	}
 	w.topic = w.topics[0]
-	return w.streamWish.serve(h, rw, r, w.topics)
+	return w.serve(h, rw, r, w.topics)
 }
 
 // openAll makes the request a client of its group on each topic.
