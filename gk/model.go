@@ -94,6 +94,11 @@ type commands struct {
 		Show offsetsShow `cmd:"" help:"Show a group's positions."`
 		Set  offsetsSet  `cmd:"" help:"Set a group's positions, also while it has clients."`
 	} `cmd:"" help:"Positions of a group, by partition."`
+	Dead struct {
+		Ls      deadLs      `cmd:"" help:"List what a group gave up."`
+		Requeue deadRequeue `cmd:"" help:"Have it delivered to the group again."`
+		Purge   deadPurge   `cmd:"" help:"Forget it."`
+	} `cmd:"" help:"Dead messages of a group: those that it could not do."`
 	Lag      lag      `cmd:"" help:"How far the groups of a topic are behind."`
 	Gateways gateways `cmd:"" help:"List the gateways."`
 	Clients  clients  `cmd:"" help:"List who publishes and subscribes now, over all gateways."`
