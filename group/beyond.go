@@ -14,11 +14,13 @@ import (
 // at most, so this is base64 of:
 //
 //	version (1 byte)  hold (4 bytes, big endian)
-//	form (1 byte: ranges, bitmap or both, formAnew added)  with formAnew: distance from Next (uvarint)
+//	form (1 byte: ranges, bitmap or both, formAnew and formSame added)  with formAnew: distance from Next (uvarint)
 //	size of the done part (uvarint)  done part
 //	one entry per delivered message, lowest offset first, as many as fit:
 //	  distance to the one before (uvarint)  attempt<<2 | state (uvarint)  remaining lease or delay in ms, unless due (uvarint)
 //	  of one that is moving instead of the latter: ms until it is due again<<3 | cause (uvarint)
+//	with formSame: distance<<1 (uvarint), and when 1 is added to it, all else is as of the entry before and left out: what
+//	was delivered together mostly takes one byte
 //
 // Ranges are pairs of uvarints: distance from the end of the one before, length. The bitmap has bit i set when offset
 // Next+i is done. The shorter of the two is taken. A window with a few messages far behind the others fits neither: then it
@@ -29,7 +31,8 @@ const (
 	formRanges    = 0
 	formBitmap    = 1
 	formBoth      = 2
-	formAnew      = 0x80 // a flag
+	formSame      = 0x40 // a flag
+	formAnew      = 0x80 // another
 
 	stateDue     = 0
 	stateLeased  = 1
@@ -91,6 +94,7 @@ func (b *beyond) encode(next int64) string {
 	raw = append(raw, beyondVersion)
 	raw = binary.BigEndian.AppendUint32(raw, b.hold)
 	form, done := encodeDone(b.done, next)
+	form |= formSame
 	if b.anew > next {
 		raw = binary.AppendUvarint(append(raw, form|formAnew), uint64(min(b.anew-next, maxDistance)))
 	} else {
@@ -98,19 +102,23 @@ func (b *beyond) encode(next int64) string {
 	}
 	raw = binary.AppendUvarint(raw, uint64(len(done)))
 	raw = append(raw, done...)
-	last := next
-	for _, h := range b.held {
+	last := carried{offset: next}
+	for i, h := range b.held {
 		mark := len(raw)
-		raw = binary.AppendUvarint(raw, uint64(h.offset-last))
-		raw = binary.AppendUvarint(raw, uint64(h.attempt)<<2|uint64(h.state))
-		if h.state != stateDue {
-			raw = binary.AppendUvarint(raw, h.tail())
+		if i > 0 && h.attempt == last.attempt && h.state == last.state && h.tail() == last.tail() {
+			raw = binary.AppendUvarint(raw, uint64(h.offset-last.offset)<<1|1)
+		} else {
+			raw = binary.AppendUvarint(raw, uint64(h.offset-last.offset)<<1)
+			raw = binary.AppendUvarint(raw, uint64(h.attempt)<<2|uint64(h.state))
+			if h.state != stateDue {
+				raw = binary.AppendUvarint(raw, h.tail())
+			}
 		}
 		if len(raw) > maxBeyondRaw {
 			raw = raw[:mark]
 			break
 		}
-		last = h.offset
+		last = h
 	}
 	return base64.RawStdEncoding.EncodeToString(raw)
 }
@@ -211,7 +219,7 @@ func decodeBeyond(s string, next int64) (beyond, error) {
 	}
 	part := reader{r.b[:size]}
 	r.b = r.b[size:]
-	switch raw[5] &^ formAnew {
+	switch raw[5] &^ (formAnew | formSame) {
 	case formRanges:
 		b.done = decodeRanges(&part, next)
 	case formBitmap:
@@ -221,7 +229,7 @@ func decodeBeyond(s string, next int64) (beyond, error) {
 	default:
 		return beyond{}, errBeyond
 	}
-	b.held = decodeHeld(&r, next)
+	b.held = decodeHeld(&r, next, raw[5]&formSame != 0)
 	if part.bad() || r.bad() {
 		return beyond{}, errBeyond
 	}
@@ -266,19 +274,26 @@ func decodeBitmap(done []span, bits []byte, next int64) []span {
 	return done
 }
 
-func decodeHeld(r *reader, next int64) (held []carried) {
-	for last := next; len(r.b) > 0; {
-		h := carried{offset: last + r.distance()}
-		v := r.uvarint()
-		h.attempt, h.state = uint32(v>>2), uint8(v&3)
-		if h.state != stateDue {
-			h.setTail(r.distance())
+func decodeHeld(r *reader, next int64, same bool) (held []carried) {
+	for last := (carried{offset: next}); len(r.b) > 0; {
+		h, distance := last, uint64(r.distance())
+		repeated := same && distance&1 == 1
+		if same {
+			distance >>= 1
+		}
+		h.offset = last.offset + int64(distance)
+		if !repeated {
+			v := r.uvarint()
+			h.attempt, h.state, h.cause, h.remaining = uint32(v>>2), uint8(v&3), 0, 0
+			if h.state != stateDue {
+				h.setTail(r.distance())
+			}
 		}
 		if r.bad() {
 			return nil
 		}
 		held = append(held, h)
-		last = h.offset
+		last = h
 	}
 	return held
 }

@@ -3,6 +3,7 @@ package group
 import (
 	"encoding/base64"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -113,4 +114,28 @@ func FuzzBeyond(f *testing.F) {
 			last = d.to
 		}
 	})
+}
+
+// Commits of before there was formSame are read.
+func TestBeyondOfBefore(t *testing.T) {
+	raw := []byte{beyondVersion, 0, 0, 0, 7, formRanges, 2, 3, 2, 1, 1<<2 | stateLeased, 0xE8, 0x07, 1, 2 << 2}
+	b, err := decodeBeyond(base64.RawStdEncoding.EncodeToString(raw), 10)
+	if err != nil || b.hold != 7 || !slices.Equal(b.done, []span{{13, 15}}) || !slices.Equal(b.held, []carried{
+		{offset: 11, attempt: 1, state: stateLeased, remaining: time.Second}, {offset: 12, attempt: 2},
+	}) {
+		t.Errorf("%+v, %v", b, err)
+	}
+}
+
+// What was delivered together takes a byte each, so that the leases of two thousand messages fit beside their acks.
+func TestBeyondHoldsManyLeases(t *testing.T) {
+	b := beyond{hold: 1}
+	for i := range int64(2000) {
+		b.done = append(b.done, span{2 * i, 2*i + 1})
+		b.held = append(b.held, carried{offset: 2*i + 1, attempt: 1, state: stateLeased, remaining: time.Duration(20+i/100) * time.Second})
+	}
+	back, err := decodeBeyond(b.encode(0), 0)
+	if err != nil || len(back.held) != 2000 || !slices.Equal(back.held, b.held) {
+		t.Errorf("%d of 2000 fit, %v", len(back.held), err)
+	}
 }

@@ -103,7 +103,7 @@ func TestLostResponseIsDeliveredAgain(t *testing.T) {
 		for _, read := range []int{0, 1, 100, 700} {
 			hangUpAfter(t, g, read, "GET /v1/msgs/"+c.topicOf("lost")+"?group=g&ack=explicit&lease=1s&batch=20&wait=10s HTTP/1.1\r\nAppid: "+s.app)
 		}
-		hangUpAfter(t, g, 700, "GET /v1/stream/"+c.topicOf("lost")+"?group=g&ack=explicit&lease=5m HTTP/1.1\r\nAppid: "+s.app)
+		hangUpAfter(t, g, 300, "GET /v1/stream/"+c.topicOf("lost")+"?group=g&ack=explicit&lease=5m HTTP/1.1\r\nAppid: "+s.app)
 		seen := map[string]bool{}
 		for deadline := time.Now().Add(patience); len(seen) < n; {
 			if time.Now().After(deadline) {
