@@ -91,8 +91,8 @@ func (m *metrics) of(t meta.Topic) *counters {
 
 func (m *metrics) took(d time.Duration) { m.seconds.Observe(d.Seconds()) }
 
-func (c *counters) failed(kind errs.Kind, n int) {
-	c.failures.WithLabelValues(c.label, kind.Code()).Add(float64(n))
+func (c *counters) failed(kind errs.Kind) {
+	c.failures.WithLabelValues(c.label, kind.Code()).Inc()
 }
 
 // outcome counts each message by what became of it, and answers how many were stored and their bytes.
@@ -100,7 +100,7 @@ func (c *counters) outcome(err error, msgs []*store.Message) (stored, bytes int)
 	for i, m := range msgs {
 		if err != nil {
 			if failure := store.Each(err, i); failure != nil {
-				c.failed(errs.Of(failure), 1)
+				c.failed(errs.Of(failure))
 				continue
 			}
 		}

@@ -45,7 +45,7 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, q request, do fun
 // done counts what failed, and passes the error on.
 func (q *request) done(err error) error {
 	if err != nil {
-		q.counters.failed(errs.Of(err), 1)
+		q.counters.failed(errs.Of(err))
 	}
 	return err
 }

@@ -252,7 +252,7 @@ func (s *socket) publish(ctx context.Context, list []incoming) []byte {
 			failure = store.Each(err, stored)
 			stored++
 		} else {
-			s.q.counters.failed(errs.Of(failure), 1)
+			s.q.counters.failed(errs.Of(failure))
 		}
 		if failure == nil {
 			a.stored(c.refs[stored-1])
@@ -277,7 +277,7 @@ func (s *socket) store(ctx context.Context, c *slab) error {
 	err := s.h.send(ctx, s.q, c)
 	if !anyStored(err) { // else send has counted
 		for i := range c.refs {
-			s.q.counters.failed(errs.Of(store.Each(err, i)), 1)
+			s.q.counters.failed(errs.Of(store.Each(err, i)))
 		}
 	}
 	return err

@@ -36,7 +36,7 @@ func (w *socketWish) read(r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := w.streamWish.parse(r, q); err != nil {
+	if err := w.parse(r, q); err != nil {
 		return err
 	}
 	format, err := q.OneOf("format", "json", "raw")

@@ -1,7 +1,6 @@
 package sub
 
 import (
-	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
@@ -62,21 +61,6 @@ func (s *webSocket) closed(code int) {
 	s.t.Helper()
 	if kind, b, err := s.conn.ReadMessage(); !websocket.IsCloseError(err, code) {
 		s.t.Errorf("kind %d, %q, %v; want the end with %d", kind, b, err, code)
-	}
-}
-
-func (s *webSocket) say(what any) {
-	s.t.Helper()
-	b, ok := what.(string)
-	if !ok {
-		j, err := json.Marshal(what)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		b = string(j)
-	}
-	if err := s.conn.WriteMessage(websocket.TextMessage, []byte(b)); err != nil {
-		s.t.Fatal(err)
 	}
 }
 

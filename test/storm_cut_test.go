@@ -71,7 +71,7 @@ func (c *cutConn) cut() error {
 	c.by.cuts++
 	c.by.mu.Unlock()
 	c.by.before()
-	_ = c.TCPConn.SetLinger(0)
-	_ = c.TCPConn.Close()
+	_ = c.SetLinger(0)
+	_ = c.Close()
 	return errCut
 }

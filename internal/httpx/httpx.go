@@ -109,7 +109,7 @@ func Catch(f func() error) (err error) {
 
 // catch is to be deferred.
 func catch(err *error) {
-	p := recover()
+	p := recover() //nolint:revive // it is what is deferred
 	if p == nil {
 		return
 	}

@@ -42,7 +42,7 @@ type Conn struct {
 func (c *Conn) End(dst []byte, at int, kind Kind) []byte {
 	first := finBit | byte(kind)
 	if c.deflate && len(dst)-at-headRoom >= minDeflate {
-		small := false
+		var small bool
 		if dst, small = deflate(dst, at+headRoom); small {
 			first |= rsv1Bit
 		}
@@ -51,7 +51,7 @@ func (c *Conn) End(dst []byte, at int, kind Kind) []byte {
 }
 
 // errEnded is what a Write gets after the end.
-var errEnded = &CloseError{Code: abnormal, Err: net.ErrClosed} //nolint:gochecknoglobals // an error like any other
+var errEnded = &CloseError{Code: abnormal, Err: net.ErrClosed}
 
 // Write sends whole frames, and returns when the connection has taken all of them. A client that takes nothing for 30 s
 // is cut off. The error is a *CloseError and the end: nothing is sent any more.

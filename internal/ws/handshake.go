@@ -125,7 +125,7 @@ func (h *Handshake) Accept(w http.ResponseWriter, r *http.Request, cfg Config) (
 	c := &Conn{conn: conn, online: online.Of(r.Context()), cfg: cfg, deflate: h.extension != ""}
 	c.cfg.Skip = max(c.cfg.Skip, int64(cfg.Limit))
 	if n := rw.Reader.Buffered(); n > 0 { // frames that came along with the handshake
-		early, _ := rw.Reader.Peek(n)
+		early, _ := rw.Peek(n)
 		c.early = append(c.early, early...)
 	}
 	// net/http keeps its two buffers of 4 KiB as long as the handler runs. So they are replaced from within.

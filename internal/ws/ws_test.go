@@ -1,6 +1,7 @@
 package ws
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net/http"
@@ -41,7 +42,7 @@ func echo(cfg Config) httpx.Handler {
 func echoes(c *Conn) error {
 	for {
 		kind, data, err := c.Next()
-		if err == ErrTooLarge { //nolint:errorlint // it is never wrapped here
+		if err == ErrTooLarge {
 			kind, data, err = Text, []byte("too large"), nil
 		}
 		if err != nil {
@@ -86,7 +87,7 @@ func TestEchoToAForeignClient(t *testing.T) {
 				t.Fatal(err)
 			}
 			kind, got, err := c.ReadMessage()
-			if err != nil || kind != websocket.BinaryMessage || string(got) != string(msg) {
+			if err != nil || kind != websocket.BinaryMessage || !bytes.Equal(got, msg) {
 				t.Fatalf("%d bytes: kind %d, %d bytes, %v", n, kind, len(got), err)
 			}
 		}

@@ -212,7 +212,8 @@ func (w *world) publish(t *simTopic, n int, m Message, first bool) (again bool) 
 		}
 		w.end(n, Fail)
 		return !bad && w.chance(2)
-	case w.faulty && w.chance(8):
+	}
+	if w.faulty && w.chance(8) {
 		if w.chance(2) {
 			t.store(m)
 		}
