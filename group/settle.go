@@ -88,7 +88,7 @@ func (l *ledger) apply(w *window, v *Verb, now time.Duration) error {
 		l.count.nacked++
 		l.nack(w, e, v, now)
 	case Extend:
-		l.extend(w, e, v, now)
+		return l.extend(w, e, v, now)
 	case Bury:
 		l.bury(w, e, v)
 	case Return:
@@ -140,33 +140,37 @@ func (l *ledger) nack(w *window, e *entry, v *Verb, now time.Duration) {
 	}
 }
 
-// extend starts the lease anew, in mode fifo that of the partition. A message of an earlier hold whose lease was not known
-// is leased again.
-func (l *ledger) extend(w *window, e *entry, v *Verb, now time.Duration) {
+// extend starts the lease anew, in mode fifo that of the partition. A message of an earlier hold whose lease is not known is
+// leased again where the client says for how long; else it is Fenced, since it is due.
+func (l *ledger) extend(w *window, e *entry, v *Verb, now time.Duration) error {
 	a := w.findAhead(v.Offset)
 	switch {
-	case l.begun && !w.shared:
-		if w.out(e, v.Ref) {
-			w.deadline = now + leaseOf(v, w.lease)
-		}
+	case l.begun && !w.shared && w.out(e, v.Ref):
+		w.deadline = now + leaseOf(v, w.lease)
 	case e != nil && e.state == leased:
-		lease := leaseOf(v, e.line.span)
-		if v.Lease == 0 && e.client != l.orphan {
-			lease = e.client.lease
+		usual := e.client.lease
+		if e.client == l.orphan {
+			usual = max(e.line.span, orphanLease)
 		}
 		l.clock.remove(e)
-		l.clock.add(e, now, lease)
-	case e != nil && e.blocked():
-	case e != nil && v.Lease > 0:
+		l.clock.add(e, now, leaseOf(v, usual))
+	case e != nil && w.shared && !e.blocked() && v.Lease > 0:
 		l.unline(e)
 		w.due--
 		e.attempt = max(e.attempt, v.Attempt)
 		l.hand(e, l.orphan, now, v.Lease)
 	case a != nil && a.state == stateLeased:
-		a.remaining = leaseOf(v, a.remaining)
+		a.remaining = leaseOf(v, max(a.remaining, orphanLease))
 		a.until = now + a.remaining
+	default:
+		return fencedf("%v offset %d: its lease is not known here, the message will be delivered again", w.spot, v.Offset)
 	}
+	return nil
 }
+
+// orphanLease is what is taken for the lease of a message that was delivered in an earlier hold, unless more is left of it:
+// how long it was is not written down.
+const orphanLease = 30 * time.Second
 
 func leaseOf(v *Verb, usual time.Duration) time.Duration {
 	if v.Lease > 0 {
