@@ -291,6 +291,9 @@ func (g *Gateway) fail(err error) {
 	}
 }
 
+// leaveTime is how long groups may take to go to other gateways before the stop goes on.
+const leaveTime = 3 * time.Second
+
 // Run serves until ctx ends or something fails that can't be mended, then stops in order: nil in the first case, the
 // reason in the second. It may be called once.
 func (g *Gateway) Run(ctx context.Context) error {
@@ -324,10 +327,24 @@ func (g *Gateway) Run(ctx context.Context) error {
 		g.log.Error("stopping, since it can't go on", "error", reason)
 	}
 	g.notify("STOPPING=1")
+	g.leaveGroups()
 	unlist()
 	wg.Go(listing.Wait)
-	g.engine.router.Leave() // the others look elsewhere from now on: so do we
 	return errors.Join(reason, g.stop(cancel, &wg))
+}
+
+// leaveGroups has our groups commit and go to their next homes while we are still listed: of a gateway that is not listed the
+// others believe that it has died, and take its places in the groups away.
+func (g *Gateway) leaveGroups() {
+	g.engine.router.Leave()
+	if len(g.cluster.peers()) == 0 {
+		return
+	}
+	limit, cancel := context.WithTimeout(context.Background(), min(leaveTime, g.cfg.DrainLimit/2))
+	defer cancel()
+	for len(g.engine.hub.Keys()) > 0 && limit.Err() == nil {
+		wait(limit, 10*time.Millisecond)
+	}
 }
 
 func (g *Gateway) notify(state string) {

@@ -13,7 +13,7 @@ const reserve = 5 * time.Second
 
 // stop ends everything in this order, within the drain limit:
 //
-//  0. The registry no longer lists us, so that the other gateways look away.
+//  0. Our groups commit and go to their next homes; then the registry no longer lists us, so that the other gateways look away.
 //  1. /ready says no and answers ask their connections to close, while new ones are still taken: load balancers look away.
 //  2. The listeners close. Streams end one after the other, waiting polls are answered, publishes go on. A client that
 //     keeps a connection open may use it once more; cutting an idle one under a request that is on its way would fail it.

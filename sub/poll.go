@@ -28,6 +28,9 @@ const unbounded = math.MaxInt32
 // do answers GET /v1/msgs/:app/:topic/:ver.
 func (wish *pollWish) do(h *Handler, w http.ResponseWriter, r *http.Request) error {
 	a, err := h.openPoll(w, r, wish)
+	if errors.Is(err, errs.Draining) {
+		return h.nothing(w) // as for a poll that waited when the gateway began to stop; the next one goes elsewhere
+	}
 	if err != nil {
 		return err
 	}
@@ -44,12 +47,17 @@ func (wish *pollWish) do(h *Handler, w http.ResponseWriter, r *http.Request) err
 		w.Header()["X-Gap"] = []string{gapHeader(gaps)}
 	}
 	if len(batch) == 0 {
-		h.metrics.empty.Inc()
-		w.Header()["Cache-Control"] = []string{"no-store"}
-		w.WriteHeader(http.StatusNoContent)
-		return nil
+		return h.nothing(w)
 	}
 	return a.deliver(ctx, batch)
+}
+
+// nothing answers a poll for which there was no message.
+func (h *Handler) nothing(w http.ResponseWriter) error {
+	h.metrics.empty.Inc()
+	w.Header()["Cache-Control"] = []string{"no-store"}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }
 
 // answer is the answer of one poll.
