@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -250,12 +251,12 @@ func TestInstanceIsToldToTheStore(t *testing.T) {
 type late struct {
 	store.Subscriber
 	from  time.Time
-	looks int
+	looks atomic.Int32
 }
 
 func (l *late) Subscribe(ctx context.Context, spec store.Spec) (store.Feed, error) {
 	if spec.Topic == retryQueue {
-		if l.looks++; time.Now().Before(l.from) {
+		if l.looks.Add(1); time.Now().Before(l.from) {
 			return nil, errs.UnknownTopic
 		}
 	}
@@ -274,8 +275,8 @@ func TestRetryQueueThatIsKnownLate(t *testing.T) {
 				defer w.close(h)
 				s := w.open(h, ask(Queue))
 				w.pass(time.Hour)
-				if l.looks > 13 {
-					t.Errorf("looked for it %d times in an hour", l.looks)
+				if l.looks.Load() > 13 {
+					t.Errorf("looked for it %d times in an hour", l.looks.Load())
 				}
 				began := time.Now()
 				if told {
