@@ -311,6 +311,7 @@ func (c *check) split(g *group) {
 			case a.open == b.open, b.at-a.at >= g.spec.Lease-c.limits.Slack:
 			case over && closed < b.n, between(g.seeks, a.open, b.n), c.excuses(a, b):
 			case between(free[whose(a.place())], since, b.n):
+			case b.open < a.n && b.Attempt < a.Attempt: // given to b before a, and read late
 			default:
 				c.found("C16", []int{a.n, b.n}, "%s had %s for %v of %v when %s got it", a.client, a.ID, b.at-a.at, g.spec.Lease, b.client)
 			}
