@@ -136,7 +136,12 @@ func (c *Conn) readControl(h *head) error {
 	case opPing:
 		c.replies = appendControl(c.replies, opPong, payload)
 	case opClose:
-		return closedBy(payload)
+		end := closedBy(payload)
+		if len(c.replies) > 0 { // before the answer to this, behind which nothing is sent
+			_ = c.Write(c.replies) // where it fails, so does that answer
+			c.replies = nil
+		}
+		return end
 	}
 	_, err = c.in.Discard(len(payload))
 	return err
