@@ -272,7 +272,7 @@ func TestRawFrames(t *testing.T) {
 func TestRawCut(t *testing.T) {
 	srv := serve(t, echo(Config{Limit: rawLimit, Buffer: 512}))
 	whole := frame(0x82, true, 0, make([]byte, 200))
-	for n := range len(whole) {
+	for n := range whole {
 		r := dialRaw(t, srv.URL)
 		_, _ = r.conn.Write(whole[:n])
 		_ = r.conn.(*net.TCPConn).CloseWrite()
