@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/kateway/kateway/internal/disk"
 	"github.com/kateway/kateway/store"
 )
 
@@ -29,10 +30,10 @@ func benchStore(b *testing.B) *Store {
 	return s
 }
 
-func benchEngine(b *testing.B) *engine {
+func benchEngine(b *testing.B) *disk.Engine {
 	log := slog.New(slog.DiscardHandler)
-	sp := newSpace(dir{fs: vfs.Default, path: b.TempDir()}, Config{}, log)
-	db, err := openEngine(sp, newFault(log), log)
+	sp := disk.NewSpace(directory(Config{FS: vfs.Default, Dir: b.TempDir()}), 0, log)
+	db, err := disk.OpenEngine(sp, disk.NewFault(log), log)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
+	"github.com/kateway/kateway/internal/disk"
 	"github.com/kateway/kateway/store"
 )
 
@@ -88,8 +89,8 @@ func TestDirectoryIsPrivate(t *testing.T) {
 
 func TestRefusesNewerFormat(t *testing.T) {
 	path := made(t)
-	name := filepath.Join(path, versionFile)
-	if err := os.WriteFile(name, fmt.Appendf(nil, "%s%d\n", versionPrefix, formatVersion+1), 0o600); err != nil {
+	name := filepath.Join(path, disk.VersionFile)
+	if err := os.WriteFile(name, fmt.Appendf(nil, "kateway embedded store, format %d\n", formatVersion+1), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	refused(t, path, "format 2", "newer")
@@ -97,15 +98,15 @@ func TestRefusesNewerFormat(t *testing.T) {
 
 func TestRefusesOtherDirectories(t *testing.T) {
 	path := made(t)
-	name := filepath.Join(path, versionFile)
+	name := filepath.Join(path, disk.VersionFile)
 	if err := os.WriteFile(name, []byte("something else"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, path, versionFile, "something else")
+	refused(t, path, disk.VersionFile, "something else")
 	if err := os.Remove(name); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, path, "no "+versionFile)
+	refused(t, path, "no "+disk.VersionFile)
 }
 
 func TestRefusesWhatOthersCanWrite(t *testing.T) {
@@ -179,7 +180,7 @@ func TestOpensAfterACrashWhileItWasMade(t *testing.T) {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(path, versionFile+".new"), []byte("kat"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(path, disk.VersionFile+".new"), []byte("kat"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	open(t, Config{Dir: path, Log: testLog(t)})

@@ -6,7 +6,7 @@
 //	follow     follow.go, the same without a group
 //	positions  positions.go (noted in memory, written soon)
 //	upkeep     sweep.go (retention, expiry of outcomes), reclaim.go (space)
-//	disk       dir.go (directory, lock, version), space.go (room), engine.go (pebble)
+//	disk       internal/disk (directory, room, pebble)
 //
 // All writes to pebble are made by one goroutine, the writer. Concurrent publishes share its rounds: one pebble batch, in
 // it one block per partition, one sync. Locks are taken in this order: Store.admin, Store.noting, group.mu,
@@ -26,6 +26,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/kateway/kateway/internal/disk"
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
 )
@@ -89,10 +90,10 @@ type Store struct {
 	cfg   Config
 	log   *slog.Logger
 	lock  io.Closer
-	db    *engine
-	space *space
+	db    *disk.Engine
+	space *disk.Space
 	tail  *tailCache
-	fault *fault
+	fault *disk.Fault
 	onces onces
 	trash garbage
 
@@ -117,6 +118,14 @@ type Store struct {
 	goneErr error
 }
 
+// formatVersion is that of everything in the directory.
+const formatVersion = 1
+
+// directory is that of the store.
+func directory(cfg Config) disk.Dir {
+	return disk.Dir{FS: cfg.FS, Path: cfg.Dir, Kind: "kateway embedded store", Version: formatVersion}
+}
+
 // Open opens the store in cfg.Dir or makes it. A directory that another process uses, that is not this store's or that
 // a newer version wrote is refused, unchanged.
 func Open(cfg Config) (*Store, error) {
@@ -125,13 +134,14 @@ func Open(cfg Config) (*Store, error) {
 	if onDisk {
 		cfg.FS = vfs.Default
 	}
-	d := dir{fs: cfg.FS, path: cfg.Dir, onDisk: onDisk}
-	lock, err := d.acquire()
+	d := directory(cfg)
+	d.OnDisk = onDisk
+	lock, err := d.Acquire()
 	if err != nil {
 		return nil, fmt.Errorf("open store in %s: %w", cfg.Dir, err)
 	}
 	s := &Store{
-		cfg: cfg, log: cfg.Log, lock: lock, fault: newFault(cfg.Log), topics: map[string]*topic{}, open: map[wake]struct{}{},
+		cfg: cfg, log: cfg.Log, lock: lock, fault: disk.NewFault(cfg.Log), topics: map[string]*topic{}, open: map[wake]struct{}{},
 		queue: make(chan *op, maxOps+spareOps), room: semaphore.NewWeighted(roomForOps),
 		writing: make(chan struct{}), gone: make(chan struct{}),
 	}
@@ -144,9 +154,9 @@ func Open(cfg Config) (*Store, error) {
 }
 
 // start opens pebble, reads the topics and starts the goroutines.
-func (s *Store) start(d dir) error {
-	s.space = newSpace(d, s.cfg, s.log)
-	db, err := openEngine(s.space, s.fault, s.log)
+func (s *Store) start(d disk.Dir) error {
+	s.space = disk.NewSpace(d, s.cfg.MemTable, s.log)
+	db, err := disk.OpenEngine(s.space, s.fault, s.log)
 	if err != nil {
 		return err
 	}
@@ -165,18 +175,18 @@ func (s *Store) start(d dir) error {
 
 // Done is closed when the store can't go on: pebble could not write, and nobody knows what is on the disk. Nothing is
 // stored from then on. The process is to stop and to be started again; Err says what happened.
-func (s *Store) Done() <-chan struct{} { return s.fault.ch }
+func (s *Store) Done() <-chan struct{} { return s.fault.Failed() }
 
 // Err is nil until Done is closed, and then the reason.
-func (s *Store) Err() error { return s.fault.get() }
+func (s *Store) Err() error { return s.fault.Err() }
 
 // Ping writes nothing to the log but waits until pebble has synced it.
 func (s *Store) Ping(ctx context.Context) error {
-	if s.space.publishesRefused() {
-		s.space.look()
+	if s.space.Refused() {
+		s.space.Look()
 	}
-	if s.space.publishesRefused() {
-		return s.space.fullError()
+	if s.space.Refused() {
+		return s.space.FullError()
 	}
 	o := newWrite(func(b *pebble.Batch) error { return b.LogData([]byte("ping"), nil) })
 	return s.write(ctx, o)
@@ -209,7 +219,7 @@ func (s *Store) shut() {
 	err := s.flushPositions()
 	close(s.queue)
 	s.awaitWriter()
-	if s.fault.isStuck() {
+	if s.fault.IsStuck() {
 		s.goneErr = errors.Join(err, s.Err()) // pebble's locks are held for ever: closing it would hang, and so the lock of the directory stays
 		return
 	}
@@ -222,13 +232,13 @@ func (s *Store) awaitWriter() {
 	select {
 	case <-s.writing:
 		return
-	case <-s.fault.ch:
+	case <-s.fault.Failed():
 	}
 	select {
 	case <-s.writing:
-	case <-s.fault.stuck:
+	case <-s.fault.Stuck():
 	case <-time.After(time.Second): // pebble waits for a flush that always fails
-		s.fault.stick()
+		s.fault.Stick()
 	}
 }
 

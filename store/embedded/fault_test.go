@@ -18,6 +18,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
+	"github.com/kateway/kateway/internal/disk"
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
 )
@@ -267,7 +268,7 @@ func TestRoomIsBounded(t *testing.T) {
 	mustPut(t, s, "when the disk goes on")
 }
 
-func disk(total, avail uint64) vfs.DiskUsage {
+func usage(total, avail uint64) vfs.DiskUsage {
 	return vfs.DiskUsage{TotalBytes: total, AvailBytes: avail, UsedBytes: total - avail}
 }
 
@@ -276,7 +277,7 @@ func disk(total, avail uint64) vfs.DiskUsage {
 func TestFullDisk(t *testing.T) {
 	const total = 1 << 30
 	mem := vfs.NewMem()
-	mem.TestingSetDiskUsage(disk(total, total))
+	mem.TestingSetDiskUsage(usage(total, total))
 	cfg := memory(t)
 	cfg.FS = mem
 	s := open(t, cfg)
@@ -287,30 +288,30 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	reserve := func() bool {
-		info, err := mem.Stat(s.space.dir.join(reserveFile))
+		info, err := mem.Stat(directory(cfg).Join(disk.ReserveFile))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			t.Fatal(err)
 		}
-		return err == nil && info.Size() == maxReserve
+		return err == nil && info.Size() == disk.MaxReserve
 	}
 	if !reserve() {
 		t.Error("there is no reserve")
 	}
 	fill := func(avail uint64) {
-		mem.TestingSetDiskUsage(disk(total, avail))
-		s.space.look()
+		mem.TestingSetDiskUsage(usage(total, avail))
+		s.space.Look()
 	}
-	fill(s.space.mark() - 1)
+	fill(s.space.Mark() - 1)
 	wantKind(t, "a publish to a full disk", put(s, "refused"), errs.DiskFull)
 	wantKind(t, "ping", s.Ping(t.Context()), errs.DiskFull)
-	fill(s.space.floor() - 1)
+	fill(s.space.Floor() - 1)
 	if reserve() {
 		t.Error("the reserve is still there though the disk is all but full")
 	}
 	if got := stored(t, s, 0); len(got) != 1 {
 		t.Errorf("stored: %q", got)
 	}
-	fill(s.space.floor() + maxReserve)
+	fill(s.space.Floor() + disk.MaxReserve)
 	b, err := f.Poll(t.Context(), 10, nil)
 	if err != nil || len(b.Messages) != 1 {
 		t.Fatalf("%+v, %v", b, err)
@@ -326,7 +327,7 @@ func TestFullDisk(t *testing.T) {
 	if !reserve() {
 		t.Error("there is no reserve again")
 	}
-	if again := newSpace(s.space.dir, cfg, cfg.Log); !again.held {
+	if again := disk.NewSpace(directory(cfg), cfg.MemTable, cfg.Log); !again.Held() {
 		t.Error("the next start does not know of the reserve")
 	}
 	if err := s.Ping(t.Context()); err != nil || s.Err() != nil {
@@ -341,17 +342,17 @@ func TestFullDisk(t *testing.T) {
 func TestFullDiskKeepsPositions(t *testing.T) {
 	const total = 1 << 30
 	mem := vfs.NewMem()
-	mem.TestingSetDiskUsage(disk(total, total))
+	mem.TestingSetDiskUsage(usage(total, total))
 	cfg := memory(t)
 	cfg.FS = mem
 	s := open(t, cfg)
 	create(t, s, 1)
 	mustPut(t, s, "a", "b")
-	mem.TestingSetDiskUsage(disk(total, 0))
-	s.space.look()
+	mem.TestingSetDiskUsage(usage(total, 0))
+	s.space.Look()
 	wantKind(t, "a seek on a disk without any room", s.Seek(t.Context(), "t", "g", store.Position{Next: 2}), errs.DiskFull)
-	mem.TestingSetDiskUsage(disk(total, total))
-	s.space.look()
+	mem.TestingSetDiskUsage(usage(total, total))
+	s.space.Look()
 	eventually(t, "the position is on disk", func() bool {
 		_, closer, err := s.db.Get(positionKey(1, "g", 0))
 		if err == nil {

@@ -117,7 +117,7 @@ func (s *Store) commitLoop(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.fault.ch:
+		case <-s.fault.Failed():
 			return
 		case <-s.dirty.wake:
 		}
@@ -144,7 +144,7 @@ func (s *Store) flushPositions() error {
 	s.noting.Lock()
 	o, _ := s.collectPositions(s.dirty.take(), true)
 	s.noting.Unlock()
-	if o == nil || s.fault.get() != nil {
+	if o == nil || s.fault.Err() != nil {
 		return nil //nolint:nilerr // the fault was told when it happened
 	}
 	s.queue <- o

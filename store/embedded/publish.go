@@ -169,7 +169,7 @@ func (s *Store) wait(ctx context.Context, o *op) (answered bool, err error) {
 		return true, err
 	case <-ctx.Done():
 		err = ctx.Err()
-	case <-s.fault.ch:
+	case <-s.fault.Failed():
 		err = s.Err()
 	}
 	if o.state.CompareAndSwap(opQueued, opLeft) {

@@ -52,8 +52,8 @@ func (g *garbage) take(enough int64) map[string]keyRange {
 // reclaim has pebble give space back where that is worth the work: rewriting files of which a part was removed. On a disk that
 // is nearly full, that is always.
 func (s *Store) reclaim(ctx context.Context) error {
-	enough := int64(s.space.memTable)
-	if s.space.tight() {
+	enough := int64(s.space.MemTable())
+	if s.space.Tight() {
 		enough = 1
 	}
 	ranges := s.trash.take(enough)

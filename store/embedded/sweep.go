@@ -26,15 +26,15 @@ func (s *Store) sweepLoop(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.fault.ch:
+		case <-s.fault.Failed():
 			return
 		case <-timer.C:
 		}
-		s.space.look()
+		s.space.Look()
 		if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
 			s.log.Error("old messages or outcomes can't be removed now", "err", err)
 		}
-		if s.space.tight() {
+		if s.space.Tight() {
 			timer.Reset(min(s.cfg.SweepEvery, tightSweep))
 		} else {
 			timer.Reset(s.cfg.SweepEvery)

@@ -155,7 +155,7 @@ func (w *writer) do(r *round) {
 	}
 	if err := w.apply(r); err != nil {
 		w.failed = err
-		w.s.fault.fail(err)
+		w.s.fault.Fail(err)
 		w.answer(r.ops, fmt.Errorf("the write failed: %w: %w", errs.Uncertain, err))
 		w.free <- r
 		return
@@ -215,8 +215,8 @@ func (w *writer) place(r *round) {
 }
 
 func (w *writer) placeWrite(r *round, o *op) error {
-	if !o.frees && !w.s.space.spare() {
-		return w.s.space.fullError()
+	if !o.frees && !w.s.space.Spare() {
+		return w.s.space.FullError()
 	}
 	if err := o.fill(r.batch); err != nil {
 		return err
@@ -230,8 +230,8 @@ func (w *writer) placePublish(r *round, o *op) error {
 	switch {
 	case o.topic.dropped:
 		return unknown(o.topic.name)
-	case !w.s.space.admit(uint64(o.bytes)):
-		return w.s.space.fullError()
+	case !w.s.space.Admit(uint64(o.bytes)):
+		return w.s.space.FullError()
 	}
 	parts := *o.topic.parts.Load()
 	if _, turned := r.turned[o.topic]; !turned {
@@ -353,7 +353,7 @@ func (w *writer) finish(r *round) {
 		err = w.s.Err() // whatever broke, nothing is confirmed after it
 	}
 	if err != nil {
-		w.s.fault.fail(fmt.Errorf("sync the log: %w", err))
+		w.s.fault.Fail(fmt.Errorf("sync the log: %w", err))
 		err = fmt.Errorf("the sync failed: %w: %w", errs.Uncertain, err)
 	} else {
 		_ = r.batch.Close() // only gives memory back

@@ -1,4 +1,4 @@
-package embedded
+package disk
 
 import (
 	"errors"
@@ -18,17 +18,17 @@ import (
 // that takes over the directory may have to give it back.
 const engineVersion = pebble.FormatTableFormatV6
 
-// engine is pebble with what guards it.
-type engine struct {
+// Engine is pebble with what guards it.
+type Engine struct {
 	*pebble.DB
 	guard *guardFS
 }
 
-// openEngine opens pebble in its directory. What it recovers of unsynced writes is durable when it returns: a reader
+// OpenEngine opens pebble in its directory. What it recovers of unsynced writes is durable when it returns: a reader
 // that sees it will not see something else there after the next power loss.
-func openEngine(sp *space, fault *fault, log *slog.Logger) (*engine, error) {
+func OpenEngine(sp *Space, fault *Fault, log *slog.Logger) (*Engine, error) {
 	guard, memTable := newGuard(sp, fault), sp.memTable
-	cache := pebble.NewCache(int64(2*memTable + 32<<20)) // pebble takes the memtables out of its cache's share
+	cache := pebble.NewCache(int64(2*memTable + memTable/2)) // pebble takes the memtables out of its cache's share
 	defer cache.Unref()
 	opts := &pebble.Options{
 		Cache:                       cache,
@@ -51,7 +51,7 @@ func openEngine(sp *space, fault *fault, log *slog.Logger) (*engine, error) {
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // for idempotency keys, of which most are new
 	}
-	db, err := pebble.Open(sp.dir.join(logDir), opts)
+	db, err := pebble.Open(sp.dir.Join(DatabaseDir), opts)
 	if err != nil {
 		return nil, err
 	}
@@ -59,16 +59,16 @@ func openEngine(sp *space, fault *fault, log *slog.Logger) (*engine, error) {
 		return nil, errors.Join(fmt.Errorf("make what was recovered durable: %w", err), db.Close())
 	}
 	guard.armed.Store(true)
-	return &engine{DB: db, guard: guard}, nil
+	return &Engine{DB: db, guard: guard}, nil
 }
 
 // Close answers also what fails.
-func (e *engine) Close() error {
+func (e *Engine) Close() error {
 	e.guard.armed.Store(false)
 	return e.DB.Close()
 }
 
-func listener(fault *fault, log *slog.Logger) *pebble.EventListener {
+func listener(fault *Fault, log *slog.Logger) *pebble.EventListener {
 	var last atomic.Int64
 	return &pebble.EventListener{
 		// Pebble tries again at once: one line a second is enough.
@@ -81,7 +81,7 @@ func listener(fault *fault, log *slog.Logger) *pebble.EventListener {
 		// Pebble tries a flush for ever, and lets all writes wait for it.
 		FlushEnd: func(info pebble.FlushInfo) {
 			if broken(info.Err) {
-				fault.fail(fmt.Errorf("flush the memtable: %w", info.Err))
+				fault.Fail(fmt.Errorf("flush the memtable: %w", info.Err))
 			}
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
@@ -102,8 +102,8 @@ func broken(err error) bool {
 	}, errno)
 }
 
-// fault is the end of the store before its Close.
-type fault struct {
+// Fault is the end of the store before its Close.
+type Fault struct {
 	log   *slog.Logger
 	once  sync.Once
 	err   error
@@ -112,12 +112,13 @@ type fault struct {
 	stuck chan struct{} // closed when locks of pebble are held for ever
 }
 
-func newFault(log *slog.Logger) *fault {
-	return &fault{log: log, ch: make(chan struct{}), stuck: make(chan struct{})}
+// NewFault is one that has not happened.
+func NewFault(log *slog.Logger) *Fault {
+	return &Fault{log: log, ch: make(chan struct{}), stuck: make(chan struct{})}
 }
 
-// fail notes the first reason.
-func (f *fault) fail(err error) {
+// Fail notes the first reason.
+func (f *Fault) Fail(err error) {
 	f.once.Do(func() {
 		f.err = err
 		close(f.ch)
@@ -125,7 +126,8 @@ func (f *fault) fail(err error) {
 	})
 }
 
-func (f *fault) get() error {
+// Err is nil until Failed is closed, and then the reason.
+func (f *Fault) Err() error {
 	select {
 	case <-f.ch:
 		return f.err
@@ -135,15 +137,23 @@ func (f *fault) get() error {
 }
 
 // halt fails the store and stops the goroutine, one of pebble's or the writer, for ever, with whatever locks it holds.
-func (f *fault) halt(err error) {
-	f.fail(err)
-	f.stick()
+func (f *Fault) halt(err error) {
+	f.Fail(err)
+	f.Stick()
 	select {}
 }
 
-func (f *fault) stick() { f.jam.Do(func() { close(f.stuck) }) }
+// Failed is closed when nothing is stored any more.
+func (f *Fault) Failed() <-chan struct{} { return f.ch }
 
-func (f *fault) isStuck() bool {
+// Stuck is closed when pebble must not be used, nor closed, any more: it would hang.
+func (f *Fault) Stuck() <-chan struct{} { return f.stuck }
+
+// Stick says so.
+func (f *Fault) Stick() { f.jam.Do(func() { close(f.stuck) }) }
+
+// IsStuck reports whether Stuck is closed.
+func (f *Fault) IsStuck() bool {
 	select {
 	case <-f.stuck:
 		return true
@@ -155,7 +165,7 @@ func (f *fault) isStuck() bool {
 // engineLog is pebble's logger.
 type engineLog struct {
 	log   *slog.Logger
-	fault *fault
+	fault *Fault
 }
 
 func (l *engineLog) Infof(format string, args ...any) {

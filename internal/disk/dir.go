@@ -1,4 +1,4 @@
-package embedded
+package disk
 
 import (
 	"bytes"
@@ -14,33 +14,30 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// formatVersion is that of everything in the directory. It is in a file of its own, so that it can be read without
-// opening, and so changing, the database.
-const (
-	formatVersion = 1
-	versionPrefix = "kateway embedded store, format "
-)
-
 // Names in the directory.
 const (
-	versionFile = "FORMAT"
-	lockFile    = "LOCK"
-	reserveFile = "RESERVE" // see space
-	logDir      = "log"     // pebble's
+	VersionFile = "FORMAT"
+	LockFile    = "LOCK"
+	ReserveFile = "RESERVE" // see space
+	DatabaseDir = "log"     // pebble's
 )
 
-// dir is the directory of a store.
-type dir struct {
-	fs     vfs.FS
-	path   string
-	onDisk bool // false: a file system of a test, that knows no owners or links
+// Dir is a directory that one process owns. What is in it has a format, which is named in a file of its own, so that it can
+// be read without opening, and so changing, the database.
+type Dir struct {
+	FS      vfs.FS
+	Path    string
+	OnDisk  bool   // false: a file system of a test, that knows no owners or links
+	Kind    string // what the directory is, as its format file says: "kateway embedded store"
+	Version int    // of the format, the newest one that we know
 }
 
-func (d dir) join(name string) string { return d.fs.PathJoin(d.path, name) }
+// Join is the path of a name in the directory.
+func (d Dir) Join(name string) string { return d.FS.PathJoin(d.Path, name) }
 
-// acquire makes sure that the directory is there, ours alone and of a format that we know, and locks it.
-func (d dir) acquire() (io.Closer, error) {
-	if d.path == "" {
+// Acquire makes sure that the directory is there, ours alone and of a format that we know, and locks it.
+func (d Dir) Acquire() (io.Closer, error) {
+	if d.Path == "" {
 		return nil, errors.New("no directory given")
 	}
 	if err := d.ensure(); err != nil {
@@ -49,7 +46,7 @@ func (d dir) acquire() (io.Closer, error) {
 	if err := d.checkVersion(); err != nil { // before anything is touched
 		return nil, err
 	}
-	lock, err := d.fs.Lock(d.join(lockFile))
+	lock, err := d.FS.Lock(d.Join(LockFile))
 	if err != nil {
 		return nil, lockError(err)
 	}
@@ -70,7 +67,7 @@ func lockError(err error) error {
 }
 
 // ensure makes the directory if only it is missing, and refuses one that others could have tampered with.
-func (d dir) ensure() error {
+func (d Dir) ensure() error {
 	info, err := d.stat()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -84,18 +81,18 @@ func (d dir) ensure() error {
 	case info.Mode().Perm()&0o002 != 0:
 		return fmt.Errorf("everybody may write to it (mode %v); chmod o-w it if you trust its contents", info.Mode().Perm())
 	}
-	if sys, ok := info.Sys().(*syscall.Stat_t); ok && d.onDisk && int(sys.Uid) != os.Geteuid() {
+	if sys, ok := info.Sys().(*syscall.Stat_t); ok && d.OnDisk && int(sys.Uid) != os.Geteuid() {
 		return fmt.Errorf("it belongs to user %d, and this process runs as user %d", sys.Uid, os.Geteuid())
 	}
 	return nil
 }
 
 // stat does not follow a link.
-func (d dir) stat() (fs.FileInfo, error) {
-	if d.onDisk {
-		return os.Lstat(d.path)
+func (d Dir) stat() (fs.FileInfo, error) {
+	if d.OnDisk {
+		return os.Lstat(d.Path)
 	}
-	info, err := d.fs.Stat(d.path)
+	info, err := d.FS.Stat(d.Path)
 	if err != nil {
 		return nil, err
 	}
@@ -103,23 +100,23 @@ func (d dir) stat() (fs.FileInfo, error) {
 }
 
 // create makes one level only: a missing parent may be a disk that is not mounted.
-func (d dir) create() error {
-	parent := d.fs.PathDir(d.path)
-	if d.onDisk {
-		if err := os.Mkdir(d.path, 0o700); err != nil {
+func (d Dir) create() error {
+	parent := d.FS.PathDir(d.Path)
+	if d.OnDisk {
+		if err := os.Mkdir(d.Path, 0o700); err != nil {
 			if errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("neither it nor %s exists; make that one first, or mount it", parent)
 			}
 			return err
 		}
-	} else if err := d.fs.MkdirAll(d.path, 0o700); err != nil {
+	} else if err := d.FS.MkdirAll(d.Path, 0o700); err != nil {
 		return err
 	}
 	return d.syncDir(parent)
 }
 
-func (d dir) syncDir(path string) error {
-	f, err := d.fs.OpenDir(path)
+func (d Dir) syncDir(path string) error {
+	f, err := d.FS.OpenDir(path)
 	if err != nil {
 		return err
 	}
@@ -127,13 +124,13 @@ func (d dir) syncDir(path string) error {
 }
 
 // checkVersion refuses a directory that this version can't use. A directory without a version must be without data.
-func (d dir) checkVersion() error {
+func (d Dir) checkVersion() error {
 	text, err := d.readVersion()
 	if errors.Is(err, fs.ErrNotExist) {
-		names, err := d.fs.List(d.path)
+		names, err := d.FS.List(d.Path)
 		for _, name := range names {
-			if d.fs.PathBase(name) == logDir {
-				return fmt.Errorf("it has a %s but no %s file: it is not a store's, or damaged", logDir, versionFile)
+			if d.FS.PathBase(name) == DatabaseDir {
+				return fmt.Errorf("it has a %s but no %s file: it is no %s, or damaged", DatabaseDir, VersionFile, d.Kind)
 			}
 		}
 		return err
@@ -141,19 +138,21 @@ func (d dir) checkVersion() error {
 	if err != nil {
 		return err
 	}
-	number, isOurs := strings.CutPrefix(strings.TrimSpace(text), versionPrefix)
+	number, isOurs := strings.CutPrefix(strings.TrimSpace(text), d.prefix())
 	n, err := strconv.Atoi(number)
 	switch {
 	case !isOurs || err != nil:
-		return fmt.Errorf("its %s file says %q: it is not a store's, or damaged", versionFile, text)
-	case n > formatVersion:
-		return fmt.Errorf("it has format %d and this version knows only up to %d; use the newer kateway that wrote it", n, formatVersion)
+		return fmt.Errorf("its %s file says %q: it is no %s, or damaged", VersionFile, text, d.Kind)
+	case n > d.Version:
+		return fmt.Errorf("it has format %d and this version knows only up to %d; use the newer kateway that wrote it", n, d.Version)
 	}
 	return nil
 }
 
-func (d dir) readVersion() (string, error) {
-	f, err := d.fs.Open(d.join(versionFile))
+func (d Dir) prefix() string { return d.Kind + ", format " }
+
+func (d Dir) readVersion() (string, error) {
+	f, err := d.FS.Open(d.Join(VersionFile))
 	if err != nil {
 		return "", err
 	}
@@ -163,21 +162,21 @@ func (d dir) readVersion() (string, error) {
 }
 
 // writeVersion names the format, if that was not done yet, so that it is there whole or not at all.
-func (d dir) writeVersion() error {
-	if _, err := d.fs.Stat(d.join(versionFile)); err == nil {
+func (d Dir) writeVersion() error {
+	if _, err := d.FS.Stat(d.Join(VersionFile)); err == nil {
 		return nil
 	}
-	temp := d.join(versionFile + ".new")
-	f, err := d.fs.Create(temp, vfs.WriteCategoryUnspecified)
+	temp := d.Join(VersionFile + ".new")
+	f, err := d.FS.Create(temp, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(f, "%s%d\n", versionPrefix, formatVersion)
+	_, err = fmt.Fprintf(f, "%s%d\n", d.prefix(), d.Version)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := d.fs.Rename(temp, d.join(versionFile)); err != nil {
+	if err := d.FS.Rename(temp, d.Join(VersionFile)); err != nil {
 		return err
 	}
-	return d.syncDir(d.path)
+	return d.syncDir(d.Path)
 }

@@ -1,4 +1,4 @@
-package embedded
+package disk
 
 import (
 	"fmt"
@@ -17,13 +17,13 @@ import (
 type guardFS struct {
 	vfs.FS // gives up the reserve when the disk is full
 	plain  vfs.FS
-	space  *space
-	fault  *fault
+	space  *Space
+	fault  *Fault
 	armed  atomic.Bool // not while pebble opens or closes, which may fail
 }
 
-func newGuard(sp *space, fault *fault) *guardFS {
-	return &guardFS{FS: vfs.OnDiskFull(sp.dir.fs, sp.giveUp), plain: sp.dir.fs, space: sp, fault: fault}
+func newGuard(sp *Space, fault *Fault) *guardFS {
+	return &guardFS{FS: vfs.OnDiskFull(sp.dir.FS, sp.giveUp), plain: sp.dir.FS, space: sp, fault: fault}
 }
 
 // vital reports a file of which pebble can't do without a write.
@@ -44,7 +44,7 @@ func (g *guardFS) check(what, name string, err error) error {
 
 // rest ends pebble's background work on a store that failed: it would try the same flush for ever, without a pause.
 func (g *guardFS) rest() {
-	if err := g.fault.get(); err != nil && g.armed.Load() {
+	if err := g.fault.Err(); err != nil && g.armed.Load() {
 		g.fault.halt(err)
 	}
 }
@@ -60,7 +60,7 @@ func (g *guardFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File,
 		return g.FS.Create(name, category)
 	}
 	if isMarker(g.PathBase(name)) {
-		if err := (dir{fs: g.FS}).syncDir(g.PathDir(name)); err != nil {
+		if err := (Dir{FS: g.FS}).syncDir(g.PathDir(name)); err != nil {
 			return nil, g.check("sync the directory of", name, err)
 		}
 	}
@@ -84,7 +84,7 @@ func (g *guardFS) createCompaction(name string) (vfs.File, error) {
 
 type compactionFile struct {
 	vfs.File
-	space *space
+	space *Space
 }
 
 func (f *compactionFile) Write(b []byte) (int, error) {
