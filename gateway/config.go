@@ -16,6 +16,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/kateway/kateway/internal/zk"
+	"github.com/kateway/kateway/plugins"
 )
 
 // Config is everything that can be set. The tags are the command line's: each field is a flag, a key of the
@@ -42,9 +43,13 @@ type Config struct {
 	PeerTLSKey  string `name:"peer-tls-key" placeholder:"FILE" help:"Its private key in PEM."`
 	PeerTLSCA   string `name:"peer-tls-ca" placeholder:"FILE" help:"The authority, in PEM, that every gateway's certificate must come from."`
 
-	Plugins      []string `placeholder:"NAME" help:"The plugin chain in order, comma separated. There is auth: apps show keys; without it the gateway is in open mode."`
-	AdminKeyFile string   `placeholder:"FILE" help:"File that holds the key of the management API, asked for with --plugins auth (default: KATEWAY_ADMIN_KEY, else admin-key in the data directory, made by the first start)."`
-	OpenMetrics  bool     `help:"Answer /metrics without a key, where auth asks for one."`
+	Plugins []string `placeholder:"NAME" help:"The plugin chain in order, comma separated. There is auth: apps show keys; without it the gateway is in open mode."`
+	// PluginOptions are the options of plugins by their names, in the file only; OwnPlugins those that the gateway's own main brings.
+	PluginOptions map[string]plugins.Options `kong:"-"`
+	OwnPlugins    plugins.Table              `kong:"-"`
+
+	AdminKeyFile string `placeholder:"FILE" help:"File that holds the key of the management API, asked for with --plugins auth (default: KATEWAY_ADMIN_KEY, else admin-key in the data directory, made by the first start)."`
+	OpenMetrics  bool   `help:"Answer /metrics without a key, where auth asks for one."`
 
 	ID       string   `placeholder:"NAME" help:"This gateway's id, unique in the cluster (default: host name and pub port)."`
 	Hosts    []string `placeholder:"NAME" help:"Host names, besides loopback, under which it may be reached in open mode, comma separated."`
@@ -95,10 +100,10 @@ func (c *Config) StoreKind() string {
 }
 
 // Open reports whether this is open mode: nobody is asked who he is.
-func (c *Config) Open() bool { return !slices.Contains(c.Plugins, pluginAuth) }
-
-// pluginAuth is the name of the plugin that ends open mode.
-const pluginAuth = "auth"
+func (c *Config) Open() bool {
+	table := c.kinds()
+	return !slices.ContainsFunc(c.Plugins, func(name string) bool { return table[name].Identifies })
+}
 
 // Fault is one thing that is wrong with one option.
 type Fault struct {
@@ -128,6 +133,7 @@ func (c *Config) Validate() error {
 	c.checkAddresses(&f)
 	c.checkStore(&f)
 	c.checkCluster(&f)
+	c.checkPlugins(&f)
 	c.checkWeb(&f)
 	c.checkLimits(&f)
 	c.checkTimes(&f)
@@ -181,10 +187,6 @@ func (c *Config) checkCluster(f *faults) {
 	f.unless(c.ZKAuthFile == "" || c.ZK != "", "zk-auth-file", "there is no --zk that it could be shown to")
 	c.checkPeer(f)
 	f.unless(c.Advertise == "" || hostRule.MatchString(c.Advertise) || isAddress(c.Advertise), "advertise", "%q is no host name; write it without scheme and port", c.Advertise)
-	for i, name := range c.Plugins {
-		f.unless(name == pluginAuth, "plugins", "there is no plugin %q; there is auth", name)
-		f.unless(!slices.Contains(c.Plugins[:i], name), "plugins", "%s is named twice", name)
-	}
 }
 
 func (c *Config) checkPeer(f *faults) {

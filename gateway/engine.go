@@ -9,8 +9,6 @@ import (
 	"github.com/kateway/kateway/group"
 	"github.com/kateway/kateway/home"
 	"github.com/kateway/kateway/meta"
-	"github.com/kateway/kateway/plugins"
-	"github.com/kateway/kateway/plugins/auth"
 	"github.com/kateway/kateway/pub"
 	"github.com/kateway/kateway/store"
 	"github.com/kateway/kateway/sub"
@@ -32,7 +30,6 @@ func newEngine(g *Gateway, secret func() []byte) *engine {
 		open = meta.NewOpen(g.store, topicTemplate(&g.cfg))
 	}
 	topics := meta.NewTopics(g.cluster.meta, open)
-	chain := g.plugins()
 	var router *home.Router
 	hub := group.NewHub(group.Config{
 		Store: g.store, Publisher: g.store, Admin: g.store, Policy: g.policy,
@@ -49,8 +46,8 @@ func newEngine(g *Gateway, secret func() []byte) *engine {
 		hub:     hub,
 		router:  router,
 		readers: readers,
-		pub:     pub.New(pub.Config{Store: g.store, Topics: topics, Plugins: chain, Limits: publishLimits(&g.cfg), Log: g.log, Metrics: g.metrics}),
-		sub:     sub.New(sub.Config{Groups: router, Readers: readers, Topics: topics, Queue: queueMaker(g.store), Merge: merge, Plugins: chain, Log: g.log, Metrics: g.metrics}),
+		pub:     pub.New(pub.Config{Store: g.store, Topics: topics, Gate: g.chain.gate, Limits: publishLimits(&g.cfg), Log: g.log, Metrics: g.metrics}),
+		sub:     sub.New(sub.Config{Groups: router, Readers: readers, Topics: topics, Queue: queueMaker(g.store), Merge: merge, Gate: g.chain.gate, Log: g.log, Metrics: g.metrics}),
 	}
 }
 
@@ -60,17 +57,6 @@ func (g *Gateway) peersOf() home.Peers {
 		return nil
 	}
 	return g.cluster.pool
-}
-
-// plugins are those of the configuration, in its order.
-func (g *Gateway) plugins() []plugins.Plugin {
-	var list []plugins.Plugin
-	for _, name := range g.cfg.Plugins {
-		if name == pluginAuth { // Validate knows no other
-			list = append(list, auth.New(auth.Config{Meta: g.cluster.meta, Log: g.log, Metrics: g.metrics}))
-		}
-	}
-	return list
 }
 
 // topicTemplate is what a topic made on first use is like. On Kafka the cluster's own defaults hold.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -25,6 +26,7 @@ import (
 	"github.com/kateway/kateway/internal/online"
 	"github.com/kateway/kateway/manager"
 	"github.com/kateway/kateway/peer"
+	"github.com/kateway/kateway/plugins"
 	"github.com/kateway/kateway/store"
 	"github.com/kateway/kateway/store/clusters"
 )
@@ -54,6 +56,7 @@ type Gateway struct {
 	store   *clusters.Stores
 	cluster *cluster
 	online  *online.Tracker
+	chain   *chain
 	engine  *engine
 	manager *manager.Handler
 	options *manager.Options
@@ -144,6 +147,9 @@ func (g *Gateway) openParts(ctx context.Context, secret []byte) error {
 		}
 	}
 	g.store = g.clusters(first)
+	if g.chain, err = openChain(ctx, g); err != nil {
+		return err
+	}
 	g.engine = newEngine(g, g.cluster.receiptSecret(secret))
 	g.manager = newManager(g, adminKey)
 	return nil
@@ -200,7 +206,7 @@ func (g *Gateway) defaultID(listeners []net.Listener) string {
 func (g *Gateway) serveOn(listeners []net.Listener) {
 	m := newMetrics(g.metrics, g.deps.Version)
 	g.tables = map[Role][]httpx.Route{
-		Pub: g.engine.pub.Routes(), Sub: g.engine.sub.Routes(), Peer: append(peer.Routes(node{g}), g.engine.router.Routes()...),
+		Pub: g.engine.pub.Routes(), Sub: g.engine.sub.Routes(), Peer: slices.Concat(peer.Routes(node{g}), []httpx.Route{peer.AskRoute(g.chain)}, g.engine.router.Routes()),
 		Man: append(manRoutes(g.metrics, g.guardMetrics()), g.manager.Routes()...),
 	}
 	g.health = &health{parts: g.parts(), log: g.log, drain: g.draining.Load}
@@ -302,6 +308,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	g.cluster.follow(background, &wg)
 	g.cluster.loaded(ctx)
+	g.chain.start(ctx)
 	listed, unlist := context.WithCancel(background)
 	defer unlist()
 	var listing sync.WaitGroup
@@ -399,6 +406,9 @@ func (g *Gateway) Reload(cfg Config) error {
 func differences(a, b Config) []string {
 	before, after := optionsOf(&a), optionsOf(&b)
 	return slices.Sorted(func(yield func(string) bool) {
+		if !maps.EqualFunc(a.PluginOptions, b.PluginOptions, plugins.Options.Equal) && !yield("plugins (options)") {
+			return
+		}
 		for name, v := range after {
 			if !reflect.DeepEqual(v, before[name]) && !yield("--"+name) {
 				return

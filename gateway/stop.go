@@ -34,7 +34,7 @@ func (g *Gateway) stop(background context.CancelFunc, wg *sync.WaitGroup) error 
 	g.letGo(limit)
 	g.shutdown(limit)
 	background()
-	err := errors.Join(g.engine.close(limit), bounded(limit, "store", g.store.Close), bounded(limit, "background work", func(context.Context) error {
+	err := errors.Join(g.engine.close(limit), bounded(limit, "plugins", g.chain.end), bounded(limit, "store", g.store.Close), bounded(limit, "background work", func(context.Context) error {
 		wg.Wait()
 		return nil
 	}), bounded(limit, "meta and registry", g.cluster.close))

@@ -28,8 +28,19 @@ type Node interface {
 	Requeued(ctx context.Context, key group.Key) error
 }
 
+// Asker passes questions on to a part of another gateway by its name, a plugin: what is asked is between those two.
+type Asker interface {
+	// Ask answers what the part of that name answers. from is the gateway that asks. Kind NotFound where there is none that
+	// answers, Unavailable where the gateway can't be reached. Neither side may be longer than [MaxAsk].
+	Ask(ctx context.Context, name, from string, ask []byte) ([]byte, error)
+}
+
+// MaxAsk is the longest question and answer of an Asker in bytes.
+const MaxAsk = 1 << 20
+
 // Member is a gateway of the cluster.
 type Member struct {
 	ID string
 	Node
+	Asker
 }

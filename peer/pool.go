@@ -120,7 +120,8 @@ func (p *Pool) Update(list []registry.Instance) {
 		}
 		m, known := find(before, i)
 		if !known {
-			m = Member{ID: i.ID, Node: p.reach(i)}
+			r := p.reach(i)
+			m = Member{ID: i.ID, Node: r, Asker: r}
 			p.cfg.Log.Info("gateway joined", "gateway", i.ID, "peer", i.Peer, "version", i.Version)
 		}
 		now = append(now, m)

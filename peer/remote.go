@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -30,7 +31,10 @@ type remote struct {
 	largest  int64 // of an answer, in bytes
 }
 
-var _ Node = (*remote)(nil)
+var (
+	_ Node  = (*remote)(nil)
+	_ Asker = (*remote)(nil)
+)
 
 // Clients is Node's. What they say of their gateway is not believed: they are this one's.
 func (r *remote) Clients(ctx context.Context) ([]online.Client, error) {
@@ -75,6 +79,25 @@ func (r *remote) Requeued(ctx context.Context, key group.Key) error {
 	return r.within(ctx, answerTime, http.MethodPost, pathRequeued, query(key), nil)
 }
 
+// Ask is Asker's.
+func (r *remote) Ask(ctx context.Context, name, from string, ask []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	resp, err := r.send(ctx, http.MethodPost, pathAsk, url.Values{"name": {name}, "from": {from}}, bytes.NewReader(ask))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }() // an error in it came out of reading
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, MaxAsk+1))
+	if err == nil && len(answer) > MaxAsk {
+		err = fmt.Errorf("its answer is larger than %d bytes", MaxAsk)
+	}
+	if err != nil {
+		return nil, r.unavailable(err)
+	}
+	return answer, nil
+}
+
 func query(key group.Key) url.Values {
 	return url.Values{"topic": {key.Topic}, "group": {key.Group}}
 }
@@ -88,24 +111,12 @@ func (r *remote) within(ctx context.Context, d time.Duration, method, path strin
 // do asks, and decodes what is answered into answer unless it is nil. Where no answer came it is Unavailable, else the
 // kind that the other gateway named.
 func (r *remote) do(ctx context.Context, method, path string, q url.Values, answer any) error {
-	if r.addr == "" {
-		return fmt.Errorf("gateway %s has no listener for other gateways; start it with --peer: %w", r.id, errs.Unavailable)
-	}
-	u := r.base
-	u.Path, u.RawQuery = path, q.Encode()
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), http.NoBody) //nolint:gosec // the address is the registry's
+	resp, err := r.send(ctx, method, path, q, http.NoBody)
 	if err != nil {
-		return r.unavailable(err)
-	}
-	resp, err := r.http.RoundTrip(req)
-	if err != nil {
-		return r.unavailable(err)
+		return err
 	}
 	defer func() { _ = resp.Body.Close() }() // an error in it came out of reading
-	switch {
-	case resp.StatusCode >= 300:
-		return r.problem(resp)
-	case answer == nil:
+	if answer == nil {
 		return nil
 	}
 	body := &io.LimitedReader{R: resp.Body, N: r.largest}
@@ -116,6 +127,28 @@ func (r *remote) do(ctx context.Context, method, path string, q url.Values, answ
 		return r.unavailable(err)
 	}
 	return nil
+}
+
+// send asks. The answer is a good one, and its body is to be closed.
+func (r *remote) send(ctx context.Context, method, path string, q url.Values, body io.Reader) (*http.Response, error) {
+	if r.addr == "" {
+		return nil, fmt.Errorf("gateway %s has no listener for other gateways; start it with --peer: %w", r.id, errs.Unavailable)
+	}
+	u := r.base
+	u.Path, u.RawQuery = path, q.Encode()
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body) //nolint:gosec // the address is the registry's
+	if err != nil {
+		return nil, r.unavailable(err)
+	}
+	resp, err := r.http.RoundTrip(req)
+	if err != nil {
+		return nil, r.unavailable(err)
+	}
+	if resp.StatusCode >= 300 {
+		defer func() { _ = resp.Body.Close() }()
+		return nil, r.problem(resp)
+	}
+	return resp, nil
 }
 
 func (r *remote) unavailable(err error) error {

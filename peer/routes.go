@@ -2,6 +2,7 @@ package peer
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
@@ -20,6 +21,7 @@ const (
 	pathSuspensions = "/peer/v1/suspensions"
 	pathRefresh     = "/peer/v1/refresh"
 	pathRequeued    = "/peer/v1/requeued"
+	pathAsk         = "/peer/v1/ask"
 )
 
 // MaxHold is the longest Suspend that may be asked of another gateway.
@@ -42,6 +44,27 @@ func Routes(n Node) []httpx.Route {
 		{Method: http.MethodPost, Path: pathRefresh, Handler: s.refresh},
 		{Method: http.MethodPost, Path: pathRequeued, Handler: s.requeued},
 	}
+}
+
+// AskRoute serves a to other gateways, on the same listener.
+func AskRoute(a Asker) httpx.Route {
+	return httpx.Route{Method: http.MethodPost, Path: pathAsk, Handler: func(w http.ResponseWriter, r *http.Request) error {
+		q, err := httpx.ParseQuery(r, "name", "from")
+		if err != nil {
+			return err
+		}
+		ask, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxAsk))
+		if err != nil {
+			return fmt.Errorf("reading what is asked: %w: %w", err, errs.InvalidBody)
+		}
+		answer, err := a.Ask(r.Context(), q.Get("name"), q.Get("from"), ask)
+		if err != nil {
+			return err
+		}
+		w.Header().Set("Content-Type", "application/octet-stream")
+		_, err = w.Write(answer)
+		return err
+	}}
 }
 
 type server struct{ node Node }

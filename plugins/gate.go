@@ -8,6 +8,7 @@ import (
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/store"
 )
 
 // linger is how long a client whose request was refused may go on sending its body.
@@ -38,6 +39,8 @@ type Identifier interface {
 type Gate struct {
 	chain      Handler
 	identifies bool // one of the plugins does
+	admitters  []Admitter
+	inspectors []Inspector
 }
 
 // NewGate makes the chain. Without plugins it is nil: there is nothing to pass, and a role does its work as if it were not
@@ -51,8 +54,48 @@ func NewGate(list []Plugin) *Gate {
 		if _, ok := p.(Identifier); ok {
 			g.identifies = true
 		}
+		if a, ok := p.(Admitter); ok {
+			g.admitters = append(g.admitters, a)
+		}
+		if i, ok := p.(Inspector); ok {
+			g.inspectors = append(g.inspectors, i)
+		}
 	}
 	return g
+}
+
+// Admit asks, for a publish that has passed, whether its messages may be stored. The caller has set c.Messages and c.Bytes.
+func (g *Gate) Admit(ctx context.Context, c *Call) error {
+	for _, a := range g.admitters {
+		if err := a.Admit(ctx, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Inspection is what looks at the messages of a call that has passed, in the order of the chain; nil where nothing does.
+func (g *Gate) Inspection(c *Call) Inspection {
+	var list []Inspection
+	for _, i := range g.inspectors {
+		if f := i.Inspection(c); f != nil {
+			list = append(list, f)
+		}
+	}
+	switch len(list) {
+	case 0:
+		return nil
+	case 1:
+		return list[0]
+	}
+	return func(ctx context.Context, m *store.Message) error {
+		for _, f := range list {
+			if err := f(ctx, m); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 }
 
 // Pass does the work of a request when the chain lets it through, and answers what came of it. The caller has filled in
@@ -61,6 +104,7 @@ func NewGate(list []Plugin) *Gate {
 // the body to find the next request. A chain that neither refuses nor comes to its end is a fault of ours: never a success.
 func (g *Gate) Pass(w http.ResponseWriter, r *http.Request, c *Call, work func(r *http.Request) error) error {
 	c.Remote, c.Header, c.Size = r.RemoteAddr, r.Header, r.ContentLength
+	c.RawQuery, c.TLS = r.URL.RawQuery, r.TLS
 	c.request, c.work = r, work
 	if g.identifies {
 		c.App = ""

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/store"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -171,5 +172,61 @@ func TestCaller(t *testing.T) {
 		if got, err := Caller(r); got != tc.want || (err != nil) != (tc.kind != 0) || err != nil && errs.Of(err) != tc.kind {
 			t.Errorf("%q: %q, %v", tc.appid, got, err)
 		}
+	}
+}
+
+// inspector admits and inspects as it is told.
+type inspector struct {
+	link
+	admit   error
+	inspect Inspection
+}
+
+func (i inspector) Admit(context.Context, *Call) error { return i.admit }
+func (i inspector) Inspection(*Call) Inspection        { return i.inspect }
+
+func TestMessagesAreInspectedInOrder(t *testing.T) {
+	pass := link(func(ctx context.Context, c *Call, next Handler) error { return next(ctx, c) })
+	adds := func(s string) Inspection {
+		return func(_ context.Context, m *store.Message) error {
+			m.Value = append(m.Value, s...)
+			return nil
+		}
+	}
+	refuses := func(context.Context, *store.Message) error { return errs.SchemaViolation }
+	for _, tc := range []struct {
+		list []Inspection
+		want string
+		err  error
+	}{
+		{[]Inspection{nil, nil}, "none", nil},
+		{[]Inspection{nil, adds("a")}, "a", nil},
+		{[]Inspection{adds("a"), nil, adds("b")}, "ab", nil},
+		{[]Inspection{adds("a"), refuses, adds("b")}, "a", errs.SchemaViolation},
+	} {
+		var chain []Plugin
+		for _, i := range tc.list {
+			chain = append(chain, inspector{pass, nil, i})
+		}
+		inspect, m := NewGate(chain).Inspection(&Call{}), &store.Message{}
+		if inspect == nil {
+			if tc.want != "none" {
+				t.Errorf("%q: nobody inspects", tc.want)
+			}
+			continue
+		}
+		if err := inspect(t.Context(), m); !errors.Is(err, tc.err) || string(m.Value) != tc.want {
+			t.Errorf("%q, %v; want %q, %v", m.Value, err, tc.want, tc.err)
+		}
+	}
+}
+
+func TestEveryAdmitterIsAsked(t *testing.T) {
+	pass := link(func(ctx context.Context, c *Call, next Handler) error { return next(ctx, c) })
+	if err := NewGate([]Plugin{inspector{link: pass}, pass}).Admit(t.Context(), &Call{}); err != nil {
+		t.Error(err)
+	}
+	if err := NewGate([]Plugin{inspector{link: pass}, inspector{pass, errs.Throttled, nil}}).Admit(t.Context(), &Call{}); !errors.Is(err, errs.Throttled) {
+		t.Error(err)
 	}
 }

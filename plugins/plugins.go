@@ -1,11 +1,15 @@
 // Package plugins is the chain that every request of a data role passes before its work is done: who may, how much, how
-// fast. A plugin is an independent piece of it; the order is the configuration's, and the chain is made once at start.
+// fast, and what the messages may be. A plugin is an independent piece of it; the order is the configuration's, and the
+// chain is made once at start.
 package plugins
 
 import (
 	"context"
+	"crypto/tls"
 	"net/http"
 	"time"
+
+	"github.com/kateway/kateway/store"
 )
 
 // Op is what a request wants.
@@ -14,7 +18,7 @@ type Op uint8
 // The ops.
 const (
 	Publish   Op = iota
-	Subscribe    // poll or stream
+	Subscribe    // poll or stream, with or without a group
 	Settle       // acks, offsets
 )
 
@@ -22,15 +26,22 @@ const (
 // header Appid. Owner is the topic's app; "" on publish means the caller's own.
 type Call struct {
 	Op         Op
+	Lasting    bool // a stream or a WebSocket: the call ends when its client leaves
 	App, Owner string
 	KeyID      string // which key showed who calls; "" where none did
 	Topic, Ver string
-	Group      string
-	Remote     string // address and port
+	Group      string // "" where there is none
+	Remote     string // address and port of the client
 	Header     http.Header
-	Size       int64     // of the body; -1 where unknown
-	Expires    time.Time // when what it showed is no longer good; zero: never
-	Result     error     // what became of it, once next has returned
+	RawQuery   string
+	TLS        *tls.ConnectionState // nil in clear text
+	Size       int64                // of the body; -1 where unknown
+	Expires    time.Time            // when what it showed is no longer good; zero: never
+	Result     error                // what became of it, once next has returned
+
+	// What is known to Admitters only: of a publish, how many messages it has, and the bytes of their values and keys.
+	Messages int
+	Bytes    int64
 
 	request *http.Request               // see Gate
 	work    func(r *http.Request) error // nil once it has begun
@@ -43,6 +54,28 @@ type Handler func(ctx context.Context, c *Call) error
 type Plugin interface {
 	Wrap(next Handler) Handler
 }
+
+// Admitter is a Plugin that decides on messages of a publish by their number and size. On a WebSocket it is asked again and
+// again, for as many messages as have come meanwhile.
+type Admitter interface {
+	Plugin
+	// Admit is asked after the body is read and before anything is stored: all of it is admitted, or nothing. It may be
+	// called concurrently, and may wait as long as ctx allows.
+	Admit(ctx context.Context, c *Call) error
+}
+
+// Inspector is a Plugin that looks at each message.
+type Inspector interface {
+	Plugin
+	// Inspection is what looks at the messages of a call, nil where nothing does: it is asked once per request, after the
+	// chain has let it through, so that who has nothing to do costs nothing. It never waits.
+	Inspection(c *Call) Inspection
+}
+
+// Inspection looks at a message, may change it and may refuse it. The message is the caller's own, but what its slices hold
+// is shared: a change puts another slice in place. On the way in a message that is refused refuses the whole publish; on the
+// way out it is buried, with the error's text as cause, or, without a group, left out. It may be called concurrently.
+type Inspection func(ctx context.Context, m *store.Message) error
 
 // Chain makes one handler of the plugins, the first outermost, and what they guard.
 func Chain(list []Plugin, last Handler) Handler {

@@ -37,7 +37,7 @@ func (s says) Wrap(next plugins.Handler) plugins.Handler {
 func guarded(t testing.TB) (*gateway, says) {
 	t.Helper()
 	s := says{make(chan plugins.Call, 1)}
-	return newGateway(t, func(c *Config) { c.Plugins = []plugins.Plugin{s} }), s
+	return newGateway(t, func(c *Config) { c.Gate = plugins.NewGate([]plugins.Plugin{s}) }), s
 }
 
 func TestPluginsSeeThePublish(t *testing.T) {
@@ -141,7 +141,7 @@ func TestBodyOfARefusedPublishIsNotRead(t *testing.T) {
 // Plugins that do not ask who calls leave that to Appid.
 func TestPluginsWithoutIdentity(t *testing.T) {
 	seen := make(chan string, 1)
-	g := newGateway(t, func(c *Config) { c.Plugins = []plugins.Plugin{passing(seen)} })
+	g := newGateway(t, func(c *Config) { c.Gate = plugins.NewGate([]plugins.Plugin{passing(seen)}) })
 	for appid, want := range map[string]string{"": "default", "shop": "shop"} {
 		var head []string
 		if appid != "" {
@@ -219,7 +219,7 @@ func TestWhoFailsToPublishIsNotOnline(t *testing.T) {
 func BenchmarkGuarded(b *testing.B) {
 	g := newGateway(b, func(c *Config) {
 		c.Store, c.Topics = publisher(free), topics(func(context.Context, meta.Topic) (string, error) { return "default.t.v1", nil })
-		c.Plugins = []plugins.Plugin{anyone{}}
+		c.Gate = plugins.NewGate([]plugins.Plugin{anyone{}})
 	})
 	hammer(b, g.Server, "/v1/msgs/t/v1", strings.Repeat("x", 100))
 }

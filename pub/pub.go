@@ -56,7 +56,7 @@ func orDefault[T int | int64 | time.Duration](v *T, def T) {
 type Config struct {
 	Store   store.Publisher // idempotency keys need one that is a store.OncePublisher too
 	Topics  Topics
-	Plugins []plugins.Plugin // the chain, the first outermost; none: the app is the one that the header Appid names
+	Gate    *plugins.Gate // what requests pass first; nil: the app is the one that the header Appid names
 	Limits  Limits
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
@@ -80,7 +80,7 @@ type Handler struct {
 // New makes a Handler. It panics where the metrics are registered already.
 func New(c Config) *Handler {
 	limits := c.Limits.withDefaults()
-	h := &Handler{store: c.Store, topics: c.Topics, gate: plugins.NewGate(c.Plugins), limits: limits, metrics: newMetrics(c.Metrics)}
+	h := &Handler{store: c.Store, topics: c.Topics, gate: c.Gate, limits: limits, metrics: newMetrics(c.Metrics)}
 	h.once, _ = c.Store.(store.OncePublisher)
 	h.buffers = newBuffers(limits.Message+1, limits.Batch+1)
 	h.decoders = newDecoders()

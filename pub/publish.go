@@ -21,7 +21,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	err := h.parseTopic(r, &q)
 	if err == nil {
 		if h.gate != nil {
-			return h.pass(w, r, q, h.publish)
+			return h.pass(w, r, q, false, h.publish)
 		}
 		err = h.publish(w, r, &q)
 	}
@@ -30,11 +30,11 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 
 // pass does what is asked when the plugins allow it, to the topic of the app that they say calls. It has a copy of the
 // request, so that only who has plugins pays for its staying.
-func (h *Handler) pass(w http.ResponseWriter, r *http.Request, q request, do func(http.ResponseWriter, *http.Request, *request) error) error {
+func (h *Handler) pass(w http.ResponseWriter, r *http.Request, q request, lasting bool, do func(http.ResponseWriter, *http.Request, *request) error) error {
 	q.counters = h.metrics.other // that of the topic is for who has proven to be its owner
-	c := plugins.Call{Op: plugins.Publish, App: q.topic.App, Topic: q.topic.Name, Ver: q.topic.Ver}
+	c := plugins.Call{Op: plugins.Publish, Lasting: lasting, App: q.topic.App, Topic: q.topic.Name, Ver: q.topic.Ver}
 	return q.done(h.gate.Pass(w, r, &c, func(r *http.Request) error {
-		q.topic.App = c.App
+		q.topic.App, q.call, q.inspect = c.App, &c, h.gate.Inspection(&c)
 		if known, ok := h.metrics.known(q.topic); ok {
 			q.counters = known
 		}
@@ -74,6 +74,10 @@ func (h *Handler) publish(w http.ResponseWriter, r *http.Request, q *request) er
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.limits.Deadline)
 	defer cancel()
+	if err := h.admit(ctx, q, c); err != nil {
+		h.release(c)
+		return err
+	}
 	if q.async {
 		return h.enqueue(ctx, w, q, c)
 	}
@@ -83,6 +87,36 @@ func (h *Handler) publish(w http.ResponseWriter, r *http.Request, q *request) er
 		h.release(c)
 	}
 	return answerErr
+}
+
+// admit asks the plugins about the messages: all are stored, or none.
+func (h *Handler) admit(ctx context.Context, q *request, c *slab) error {
+	if q.call == nil {
+		return nil
+	}
+	q.call.Messages, q.call.Bytes = len(c.refs), 0
+	for _, m := range c.refs {
+		q.call.Bytes += int64(len(m.Key) + len(m.Value))
+	}
+	if err := h.gate.Admit(ctx, q.call); err != nil {
+		return err
+	}
+	if q.inspect == nil {
+		return nil
+	}
+	for i, m := range c.refs {
+		err := q.inspect(ctx, m)
+		if err == nil && len(m.Value) > h.limits.Message {
+			err = fmt.Errorf("a plugin has made %d bytes of it, a message has %d at most: %w", len(m.Value), h.limits.Message, errs.TooLarge)
+		}
+		if err != nil && len(c.refs) > 1 {
+			err = fmt.Errorf("message %d: %w", i+1, err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // release gives back what nobody uses any more.

@@ -29,6 +29,8 @@ type request struct {
 	key       []byte
 	partition int32
 	headers   []store.Header
+	call      *plugins.Call      // nil without plugins
+	inspect   plugins.Inspection // nil where nothing looks at the messages
 }
 
 // parse reads the head: parameters, then headers. What the topic is called is known by then.

@@ -41,7 +41,7 @@ func (h *Handler) serveSocket(w http.ResponseWriter, r *http.Request) error {
 		return h.socket(w, r, q, &handshake)
 	}
 	if h.gate != nil {
-		return h.pass(w, r, q, open)
+		return h.pass(w, r, q, true, open)
 	}
 	return q.done(open(w, r, &q))
 }
@@ -274,7 +274,10 @@ func (s *socket) store(ctx context.Context, c *slab) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.h.limits.Deadline)
 	defer cancel()
-	err := s.h.send(ctx, s.q, c)
+	err := s.h.admit(ctx, s.q, c)
+	if err == nil {
+		err = s.h.send(ctx, s.q, c)
+	}
 	if !anyStored(err) { // else send has counted
 		for i := range c.refs {
 			s.q.counters.failed(errs.Of(store.Each(err, i)))

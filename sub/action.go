@@ -24,12 +24,12 @@ type action interface {
 }
 
 // act serves actions of one kind, which may depend on the request. Its frame stays under every stream, so it does little itself.
-func (h *Handler) act(op plugins.Op, fresh func(*http.Request) action) httpx.Handler {
+func (h *Handler) act(op plugins.Op, lasting bool, fresh func(*http.Request) action) httpx.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		a := fresh(r)
 		bad := readHead(a, r)
 		if h.gate != nil {
-			return h.pass(w, r, op, a, bad)
+			return h.pass(w, r, op, lasting, a, bad)
 		}
 		if bad != nil {
 			return bad
@@ -48,12 +48,12 @@ func readHead(a action, r *http.Request) error {
 
 // pass does the work when the plugins allow it, for the app that they say calls. bad is what is wrong with the head. Names
 // come before anything else; of the rest only who may do it is told.
-func (h *Handler) pass(w http.ResponseWriter, r *http.Request, op plugins.Op, a action, bad error) error {
+func (h *Handler) pass(w http.ResponseWriter, r *http.Request, op plugins.Op, lasting bool, a action, bad error) error {
 	p := a.where()
 	if errors.Is(bad, errs.InvalidName) || p.app == "" {
 		return bad
 	}
-	c := plugins.Call{Op: op, App: p.app, Owner: p.topic.App, Topic: p.topic.Name, Ver: p.topic.Ver, Group: p.group}
+	c := plugins.Call{Op: op, Lasting: lasting, App: p.app, Owner: p.topic.App, Topic: p.topic.Name, Ver: p.topic.Ver, Group: p.group}
 	if bad != nil && c.Group == "" { // nothing will be done, but it decides who is told why
 		c.Group = r.URL.Query().Get("group")
 	}
@@ -61,7 +61,7 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, op plugins.Op, a 
 		if bad != nil {
 			return bad
 		}
-		p.app = c.App
+		p.app, p.inspect = c.App, h.gate.Inspection(&c)
 		return a.do(h, w, r)
 	})
 }
@@ -72,6 +72,8 @@ type place struct {
 	app   string // who calls
 	group string
 	queue meta.Queue // of the group's, instead of the topic; "": the topic
+
+	inspect plugins.Inspection // of what is delivered; nil: nothing is looked at
 }
 
 func (p *place) where() *place { return p }

@@ -84,7 +84,7 @@ func (w *world) start() {
 	w.metrics = prometheus.NewRegistry()
 	w.hub = group.NewHub(group.Config{Store: w.store, Secret: func() []byte { return []byte("0123456789abcdef") }, Log: log, Metrics: w.metrics})
 	w.readers = broadcast.NewHub(broadcast.Config{Store: w.store, Log: log, Metrics: w.metrics})
-	w.sub = New(Config{Groups: w.hub, Readers: w.readers, Topics: meta.NewOpen(w.store, store.Topic{Partitions: 1}), Queue: w.makeQueue, Merge: merge, Plugins: w.plugins, Log: log, Metrics: w.metrics})
+	w.sub = New(Config{Groups: w.hub, Readers: w.readers, Topics: meta.NewOpen(w.store, store.Topic{Partitions: 1}), Queue: w.makeQueue, Merge: merge, Gate: plugins.NewGate(w.plugins), Log: log, Metrics: w.metrics})
 	w.mux = muxOf(w.sub, log)
 }
 

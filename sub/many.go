@@ -92,9 +92,10 @@ func (w *manyWish) pass(h *Handler, rw http.ResponseWriter, r *http.Request, i i
 	case i < len(w.topics):
 		t = w.topics[i]
 	}
-	c := plugins.Call{Op: plugins.Subscribe, App: w.app, Owner: t.App, Topic: t.Name, Ver: t.Ver, Group: w.group}
+	c := plugins.Call{Op: plugins.Subscribe, Lasting: true, App: w.app, Owner: t.App, Topic: t.Name, Ver: t.Ver, Group: w.group}
 	return h.gate.Pass(rw, r, &c, func(r *http.Request) error {
 		w.app = c.App
+		w.inspects = append(w.inspects, h.gate.Inspection(&c))
 		return w.pass(h, rw, r, i+1)
 	})
 }
@@ -123,9 +124,12 @@ func (h *Handler) openAll(ctx context.Context, wish *streamWish, s *stream, topi
 	// What the client may hold is shared out, so that it is as much as it has asked for.
 	share := max(s.most/len(topics), 1)
 	var sessions []group.Session
-	for _, t := range topics {
+	for i, t := range topics {
 		one := wish.wish
 		one.topic = t
+		if len(wish.inspects) > 0 {
+			one.inspect = wish.inspects[i]
+		}
 		session, src, err := h.openSource(ctx, &one, share, s.stays)
 		if err != nil {
 			for _, open := range sessions {

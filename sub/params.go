@@ -11,6 +11,7 @@ import (
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
 	"github.com/kateway/kateway/meta"
+	"github.com/kateway/kateway/plugins"
 	"github.com/kateway/kateway/store"
 )
 
@@ -198,6 +199,7 @@ type streamWish struct {
 	prefetch int
 	limit    int64 // messages; 0 = endless
 	form     streamForm
+	inspects []plugins.Inspection // of each of several topics; none without plugins
 }
 
 func (w *streamWish) read(r *http.Request) error {

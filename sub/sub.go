@@ -36,14 +36,14 @@ type Topics interface {
 	Forget(t meta.Topic)
 }
 
-// Config is what a Handler is made of. All fields but Plugins are needed.
+// Config is what a Handler is made of. All fields but Gate are needed.
 type Config struct {
 	Groups  group.Opener
 	Readers *broadcast.Hub // of topics without a group
 	Topics  Topics
 	Queue   func(ctx context.Context, topic string) error // makes a group's retry or dead queue in the store, where it is not there yet
 	Merge   func(sessions ...group.Session) Flow          // makes one flow of sessions, which belong to it from then on
-	Plugins []plugins.Plugin                              // the chain, the first outermost; none: the caller is the app that the header Appid names
+	Gate    *plugins.Gate                                 // what requests pass first; nil: the caller is the app that the header Appid names
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 }
@@ -66,19 +66,19 @@ type Handler struct {
 // New makes a Handler and registers its metrics.
 func New(c Config) *Handler {
 	return &Handler{
-		groups: c.Groups, readers: c.Readers, topics: c.Topics, makeQueue: c.Queue, merge: c.Merge, gate: plugins.NewGate(c.Plugins), log: c.Log, metrics: newMetrics(c.Metrics),
+		groups: c.Groups, readers: c.Readers, topics: c.Topics, makeQueue: c.Queue, merge: c.Merge, gate: c.Gate, log: c.Log, metrics: newMetrics(c.Metrics),
 	}
 }
 
 // Routes is the route table of subscribing.
 func (h *Handler) Routes() []httpx.Route {
 	return []httpx.Route{
-		{Method: http.MethodGet, Path: "/v1/msgs/:app/:topic/:ver", Handler: h.act(plugins.Subscribe, newPoll)},
-		{Method: http.MethodPut, Path: "/v1/msgs/:app/:topic/:ver", Handler: h.act(plugins.Settle, func(*http.Request) action { return new(settle) })},
-		{Method: http.MethodGet, Path: "/v1/stream/:app/:topic/:ver", Handler: h.act(plugins.Subscribe, newStream)},
+		{Method: http.MethodGet, Path: "/v1/msgs/:app/:topic/:ver", Handler: h.act(plugins.Subscribe, false, newPoll)},
+		{Method: http.MethodPut, Path: "/v1/msgs/:app/:topic/:ver", Handler: h.act(plugins.Settle, false, func(*http.Request) action { return new(settle) })},
+		{Method: http.MethodGet, Path: "/v1/stream/:app/:topic/:ver", Handler: h.act(plugins.Subscribe, true, newStream)},
 		{Method: http.MethodGet, Path: "/v1/stream", Handler: h.many},
-		{Method: http.MethodGet, Path: "/v1/ws/msgs/:app/:topic/:ver", Handler: h.act(plugins.Subscribe, newSocket)},
-		{Method: http.MethodPut, Path: "/v1/offsets/:app/:topic/:ver/:group", Handler: h.act(plugins.Settle, func(*http.Request) action { return new(offsets) })},
+		{Method: http.MethodGet, Path: "/v1/ws/msgs/:app/:topic/:ver", Handler: h.act(plugins.Subscribe, true, newSocket)},
+		{Method: http.MethodPut, Path: "/v1/offsets/:app/:topic/:ver/:group", Handler: h.act(plugins.Settle, false, func(*http.Request) action { return new(offsets) })},
 	}
 }
 
@@ -110,6 +110,9 @@ func (h *Handler) open(ctx context.Context, w *wish, key group.Key, prefetch int
 	if err != nil {
 		h.forget(w.topic, err)
 		return nil, fmt.Errorf("group %s on %s: %w", w.group, w.topic, err)
+	}
+	if w.inspect != nil {
+		s = &inspected{Session: s, inspect: w.inspect}
 	}
 	return s, nil
 }

@@ -32,6 +32,15 @@ type Config struct {
 	Metrics prometheus.Registerer
 }
 
+// Kind is the plugin as the configuration has it.
+func Kind() plugins.Kind {
+	return plugins.Kind{Identifies: true, Read: func(o plugins.Options) (plugins.Make, error) {
+		return func(_ context.Context, e plugins.Env) (plugins.Plugin, error) {
+			return New(Config{Meta: e.Meta, Log: e.Log, Metrics: e.Metrics}), nil
+		}, plugins.None(o)
+	}}
+}
+
 // Plugin is authentication and authorization.
 type Plugin struct {
 	meta     interface{ Snapshot() *meta.Snapshot }

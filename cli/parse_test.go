@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kateway/kateway/gateway"
+	"github.com/kateway/kateway/plugins"
 )
 
 func file(t *testing.T, content string) string {
@@ -24,7 +25,7 @@ func file(t *testing.T, content string) string {
 
 func mustParse(t *testing.T, environ []string, args ...string) gateway.Config {
 	t.Helper()
-	in, err := parse(args, environ, io.Discard, io.Discard)
+	in, err := parse(nil, args, environ, io.Discard, io.Discard)
 	if err != nil || in.command != "serve" {
 		t.Fatalf("%+v, %v", in, err)
 	}
@@ -74,7 +75,7 @@ sub: "off"
 		t.Errorf("%+v", got)
 	}
 	for _, empty := range []string{"", "# nothing\n", "{}", "---\n"} {
-		if in, err := parse([]string{"--config", file(t, empty)}, nil, io.Discard, io.Discard); err != nil {
+		if in, err := parse(nil, []string{"--config", file(t, empty)}, nil, io.Discard, io.Discard); err != nil {
 			t.Errorf("%q: %+v, %v", empty, in, err)
 		}
 	}
@@ -114,7 +115,7 @@ func TestFaults(t *testing.T) {
 				env = append(env, "KATEWAY_CONFIG="+where)
 			}
 			var stderr bytes.Buffer
-			_, err := parse(args, env, io.Discard, io.Discard)
+			_, err := parse(nil, args, env, io.Discard, io.Discard)
 			report(&stderr, err)
 			got := strings.Split(strings.TrimSpace(stderr.String()), "\n")
 			if stderr.Len() == 0 {
@@ -136,7 +137,7 @@ func TestFaults(t *testing.T) {
 // Each option of the gateway is explained with its default, and nothing is left to be filled in.
 func TestHelp(t *testing.T) {
 	var out bytes.Buffer
-	if code := run([]string{"serve", "--help"}, nil, nil, &out, io.Discard); code != exitOK {
+	if code := run(nil, []string{"serve", "--help"}, nil, nil, &out, io.Discard); code != exitOK {
 		t.Errorf("code %d", code)
 	}
 	text := strings.Join(strings.Fields(out.String()), " ")
@@ -148,7 +149,7 @@ func TestHelp(t *testing.T) {
 	if strings.Contains(text, "${") {
 		t.Errorf("left over: %s", text)
 	}
-	if code := run([]string{"--help"}, nil, nil, &out, io.Discard); code != exitOK {
+	if code := run(nil, []string{"--help"}, nil, nil, &out, io.Discard); code != exitOK {
 		t.Errorf("code %d", code)
 	}
 }
@@ -157,17 +158,50 @@ func TestCheckAndVersion(t *testing.T) {
 	good, bad := file(t, "pub: 127.0.0.1:1\n"), file(t, "pbu: 1\nman: x\n")
 	var out, errOut bytes.Buffer
 	// The environment is the process's to be, not the file's.
-	if code := run([]string{"config", "check", good}, []string{"KATEWAY_NONSENSE=1"}, nil, &out, &errOut); code != exitOK || out.String() != good+": ok\n" || errOut.Len() > 0 {
+	if code := run(nil, []string{"config", "check", good}, []string{"KATEWAY_NONSENSE=1"}, nil, &out, &errOut); code != exitOK || out.String() != good+": ok\n" || errOut.Len() > 0 {
 		t.Errorf("%d %q %q", code, &out, &errOut)
 	}
-	if code := run([]string{"config", "check", bad}, nil, nil, io.Discard, &errOut); code != exitUsage || strings.Count(errOut.String(), "\n") != 2 {
+	if code := run(nil, []string{"config", "check", bad}, nil, nil, io.Discard, &errOut); code != exitUsage || strings.Count(errOut.String(), "\n") != 2 {
 		t.Errorf("%d %q", code, &errOut)
 	}
-	if code := run([]string{"config"}, nil, nil, io.Discard, io.Discard); code != exitUsage {
+	if code := run(nil, []string{"config"}, nil, nil, io.Discard, io.Discard); code != exitUsage {
 		t.Errorf("%d", code)
 	}
 	out.Reset()
-	if code := run([]string{"version"}, []string{"KATEWAY_NONSENSE=1"}, nil, &out, io.Discard); code != exitOK || !strings.HasPrefix(out.String(), "kateway ") {
+	if code := run(nil, []string{"version"}, []string{"KATEWAY_NONSENSE=1"}, nil, &out, io.Discard); code != exitOK || !strings.HasPrefix(out.String(), "kateway ") {
 		t.Errorf("%d %q", code, &out)
+	}
+}
+
+func TestPluginsWithOptions(t *testing.T) {
+	read := func(o plugins.Options) (plugins.Make, error) {
+		var v struct{ Wait time.Duration }
+		return nil, o.Into(&v)
+	}
+	own := plugins.Table{"one": {Read: read}, "two": {Read: read}}
+	for _, tc := range []struct {
+		text  string
+		args  []string
+		chain []string
+		fault string
+	}{
+		{"plugins: one, two", nil, []string{"one", "two"}, ""},
+		{"plugins: [two, one]", nil, []string{"two", "one"}, ""},
+		{"plugins:\n  - two:\n      wait: 3s\n  - one", nil, []string{"two", "one"}, ""},
+		{"plugins:\n  two: {wait: 3s}\n  one:", nil, []string{"two", "one"}, ""},
+		{"plugins:\n  two: {wait: 3s}\n  one:", []string{"--plugins", "one"}, []string{"one"}, ""},
+		{"plugins:\n  two: {waits: 3s}", nil, nil, "waits"},
+		{"plugins:\n  two: {waits: 3s}", []string{"--plugins", "one"}, nil, "waits"},
+		{"plugins:\n  three: {}", nil, nil, "three"},
+		{"plugins:\n  three: {}", []string{"--plugins", "one"}, nil, "three"},
+		{"plugins:\n  - [one]", nil, nil, "an element must be"},
+	} {
+		in, err := parse(own, append([]string{"--config", file(t, tc.text)}, tc.args...), nil, io.Discard, io.Discard)
+		switch {
+		case tc.fault == "" && (err != nil || !slices.Equal(in.config.Plugins, tc.chain)):
+			t.Errorf("%q: %v, %v", tc.text, in.config.Plugins, err)
+		case tc.fault != "" && (err == nil || !strings.Contains(err.Error(), tc.fault)):
+			t.Errorf("%q: %v", tc.text, err)
+		}
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/kateway/kateway/gateway"
+	"github.com/kateway/kateway/plugins"
 )
 
 const (
@@ -38,7 +39,7 @@ type invocation struct {
 
 // parse reads the command line and, for serve, the environment and the file beneath it. Every fault of all of them is in
 // the error, joined.
-func parse(args, environ []string, stdout, stderr io.Writer) (invocation, error) {
+func parse(own plugins.Table, args, environ []string, stdout, stderr io.Writer) (invocation, error) {
 	var c commands
 	l := &layers{environ: environ, origin: map[string]string{}}
 	in := invocation{}
@@ -65,6 +66,7 @@ func parse(args, environ []string, stdout, stderr io.Writer) (invocation, error)
 		return in, err
 	}
 	in.command, in.config, in.file = ctx.Command(), gateway.Config(c.Serve.Options), c.Config.Check.File
+	in.config.OwnPlugins, in.config.PluginOptions = own, l.plugins
 	if in.command != "serve" {
 		return in, nil
 	}
@@ -78,8 +80,9 @@ type layers struct {
 	environ []string
 	options []*kong.Flag // of serve
 	loaded  bool
-	values  map[string]string // option -> value
-	origin  map[string]string // option -> where its value comes from
+	values  map[string]string          // option -> value
+	origin  map[string]string          // option -> where its value comes from
+	plugins map[string]plugins.Options // what the file says under plugins, besides the chain itself
 	faults  []error
 }
 
@@ -203,12 +206,49 @@ func (l *layers) entry(file string, key, value *yaml.Node, options map[string]*k
 		return
 	}
 	seen[key.Value] = key.Line
-	text, err := textOf(value)
+	text, err := "", error(nil)
+	if key.Value == "plugins" {
+		text, err = l.chain(value)
+	} else {
+		text, err = textOf(value)
+	}
 	if err != nil {
 		l.faults = append(l.faults, fmt.Errorf("%s: %s: %w", where, key.Value, err))
 		return
 	}
 	l.set(option, text, where)
+}
+
+// chain reads plugins with their options: a list whose elements are a name or a name with options, or a mapping of names to
+// options. It answers the names in their order, as the flag would give them. The options count for a chain that a flag or the
+// environment gives, too.
+func (l *layers) chain(v *yaml.Node) (string, error) {
+	var names []string
+	l.plugins = map[string]plugins.Options{}
+	take := func(pairs []*yaml.Node) {
+		for i := 0; i+1 < len(pairs); i += 2 {
+			names = append(names, pairs[i].Value)
+			l.plugins[pairs[i].Value] = plugins.NewOptions(pairs[i+1])
+		}
+	}
+	switch v.Kind {
+	case yaml.MappingNode:
+		take(v.Content)
+	case yaml.SequenceNode:
+		for _, item := range v.Content {
+			switch {
+			case item.Kind == yaml.ScalarNode:
+				names = append(names, item.Value)
+			case item.Kind == yaml.MappingNode && len(item.Content) == 2:
+				take(item.Content)
+			default:
+				return "", fmt.Errorf("line %d: an element must be a plugin's name, or its name with options below it", item.Line)
+			}
+		}
+	default:
+		return textOf(v)
+	}
+	return strings.Join(names, ","), nil
 }
 
 // textOf is a value as a flag would give it.

@@ -1,0 +1,134 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/plugins"
+	"github.com/kateway/kateway/plugins/auth"
+)
+
+// kinds are the plugins that there are: the gateway's, and those that its main brings.
+func (c *Config) kinds() plugins.Table {
+	table := plugins.Table{
+		"auth": auth.Kind(),
+	}
+	maps.Copy(table, c.OwnPlugins)
+	return table
+}
+
+// checkPlugins looks at the chain, and at the options of every plugin that has some: one that is switched off by a flag keeps
+// its options in the file.
+func (c *Config) checkPlugins(f *faults) {
+	table := c.kinds()
+	known := strings.Join(slices.Sorted(maps.Keys(table)), ", ")
+	for i, name := range c.Plugins {
+		_, found := table[name]
+		f.unless(found, "plugins", "there is no plugin %q; there is %s", name, known)
+		f.unless(!slices.Contains(c.Plugins[:i], name), "plugins", "%s is named twice", name)
+		if _, given := c.PluginOptions[name]; found && !given {
+			_, err := table[name].Read(plugins.Options{})
+			f.unless(err == nil, "plugins", "%s: %v", name, err)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.PluginOptions)) {
+		kind, found := table[name]
+		if !found {
+			f.unless(slices.Contains(c.Plugins, name), "plugins", "there is no plugin %q, which has options; there is %s", name, known)
+			continue
+		}
+		_, err := kind.Read(c.PluginOptions[name])
+		f.unless(err == nil, "plugins", "%s: %v", name, err)
+	}
+}
+
+// chain is what every request of the data roles passes.
+type chain struct {
+	gate    *plugins.Gate // nil without plugins
+	plugins map[string]plugins.Plugin
+	stop    context.CancelFunc
+	running sync.WaitGroup
+}
+
+// openChain makes the plugins of the configuration, in its order.
+func openChain(ctx context.Context, g *Gateway) (*chain, error) {
+	c := &chain{plugins: map[string]plugins.Plugin{}, stop: func() {}}
+	table := g.cfg.kinds()
+	var list []plugins.Plugin
+	for _, name := range g.cfg.Plugins {
+		build, err := table[name].Read(g.cfg.PluginOptions[name])
+		if err != nil { // Validate has read them
+			return nil, fmt.Errorf("plugin %s: %w", name, err)
+		}
+		p, err := build(ctx, g.pluginEnv(name))
+		if err != nil {
+			return nil, fmt.Errorf("plugin %s: %w", name, err)
+		}
+		c.plugins[name] = p
+		list = append(list, p)
+	}
+	c.gate = plugins.NewGate(list)
+	return c, nil
+}
+
+// pluginEnv is what the plugin of that name stands on.
+func (g *Gateway) pluginEnv(name string) plugins.Env {
+	return plugins.Env{
+		ID: g.cfg.ID, Meta: g.cluster.meta, Store: g.store, Log: g.log.With("plugin", name), Metrics: g.metrics,
+		Data:   filepath.Join(g.cfg.Data, "plugins", name),
+		Others: func(ctx context.Context, ask []byte) map[string][]byte { return g.askOthers(ctx, name, ask) },
+	}
+}
+
+// askOthers asks a plugin at every other gateway.
+func (g *Gateway) askOthers(ctx context.Context, name string, ask []byte) map[string][]byte {
+	answers := map[string][]byte{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, m := range g.cluster.peers() {
+		wg.Go(func() {
+			answer, err := m.Ask(ctx, name, g.cfg.ID, ask)
+			if err != nil {
+				g.log.Debug("a plugin of another gateway does not answer", "plugin", name, "gateway", m.ID, "error", err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			answers[m.ID] = answer
+		})
+	}
+	wg.Wait()
+	return answers
+}
+
+// Ask is peer.Asker's.
+func (c *chain) Ask(ctx context.Context, name, from string, ask []byte) ([]byte, error) {
+	p, ok := c.plugins[name].(plugins.Answerer)
+	if !ok {
+		return nil, fmt.Errorf("there is no plugin %.64q here that answers: %w", name, errs.NotFound)
+	}
+	return p.Answer(ctx, from, ask)
+}
+
+// start begins what plugins do in the background, until end.
+func (c *chain) start(ctx context.Context) {
+	ctx, c.stop = context.WithCancel(context.WithoutCancel(ctx))
+	for _, p := range c.plugins {
+		if r, ok := p.(plugins.Runner); ok {
+			c.running.Go(func() { r.Run(ctx) })
+		}
+	}
+}
+
+// end ends it, and waits.
+func (c *chain) end(context.Context) error {
+	c.stop()
+	c.running.Wait()
+	return nil
+}
