@@ -78,7 +78,8 @@ type Item struct {
 	Object []byte // the JSON object of the message, without a cursor
 	Cursor []byte // the text of the cursor behind the message
 
-	gap *store.Gap // instead of a message; never in a Batch
+	shared *shared    // nil: this reader's alone
+	gap    *store.Gap // instead of a message; never in a Batch
 }
 
 // AppendObject appends the JSON object of the message with its cursor.

@@ -252,7 +252,7 @@ func (r *Reader) pass(it *Item) bool {
 		return false
 	}
 	if len(r.ahead) > 0 || r.at.kind == ofSome { // the ring's cursor is not the reader's
-		it.Cursor = r.cursor()
+		it.Cursor, it.shared = r.cursor(), nil
 	}
 	return true
 }

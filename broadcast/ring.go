@@ -2,6 +2,7 @@ package broadcast
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kateway/kateway/internal/wire"
@@ -20,8 +21,9 @@ type ring struct {
 	most  int          // entries
 	bytes func() int64 // at most, the newest entry always
 
-	tip  Vector // the writer's own
-	text []byte // used again and again
+	tip   Vector       // the writer's own
+	text  []byte       // used again and again
+	forms atomic.Int64 // bytes of forms that readers had made
 
 	mu    sync.Mutex
 	slots []slot // a circle; its length is a power of two
@@ -82,7 +84,8 @@ func (r *ring) encode(m *store.Message, now time.Time) slot {
 	n := len(r.text)
 	r.text = r.tip.Append(r.text)
 	both := append(make([]byte, 0, len(r.text)), r.text...)
-	return slot{Item: Item{Message: m, Object: both[:n:n], Cursor: both[n:]}, size: slotBytes + int64(m.Size()+len(both)), at: now}
+	it := Item{Message: m, Object: both[:n:n], Cursor: both[n:], shared: &shared{weight: &r.forms}}
+	return slot{Item: it, size: slotBytes + int64(m.Size()+len(both)), at: now}
 }
 
 func (r *ring) push(s *slot) {
@@ -110,6 +113,7 @@ func (r *ring) shift() {
 		r.floor.set(s.gap.Partition, s.gap.To)
 	} else {
 		r.floor.Pass(s.Partition, s.Offset)
+		s.shared.leave()
 	}
 	r.used -= s.size
 	*s = slot{}
@@ -118,7 +122,7 @@ func (r *ring) shift() {
 
 // evict drops what is too much or too old. Caller holds mu.
 func (r *ring) evict(now time.Time) {
-	for limit := r.bytes(); r.next-r.first > 1 && r.used > limit; {
+	for limit := r.bytes(); r.next-r.first > 1 && r.used+r.forms.Load() > limit; {
 		r.shift()
 	}
 	for r.first < r.next && now.Sub(r.at(r.first).at) > maxAge {
@@ -145,7 +149,7 @@ func (r *ring) empty() bool {
 func (r *ring) size() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return int(r.used)
+	return int(r.used + r.forms.Load())
 }
 
 // beyond reports whether a position is behind all that has come: of what is still to come, or of another topic.

@@ -225,10 +225,16 @@ func (w *streamWish) parse(r *http.Request, q httpx.Query) error {
 	}
 	w.prefetch = int(n)
 	w.first = w.most()
-	if q.Has("limit") {
-		w.limit, err = q.Int("limit", 0, 1, 1<<62)
-	}
+	w.limit, err = parseLimit(q)
 	return err
+}
+
+// parseLimit reads after how many messages a stream ends; 0: it does not.
+func parseLimit(q httpx.Query) (int64, error) {
+	if !q.Has("limit") {
+		return 0, nil
+	}
+	return q.Int("limit", 0, 1, 1<<62)
 }
 
 // most is how many messages the client gets at once.

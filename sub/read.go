@@ -55,6 +55,8 @@ type readWish struct {
 	accept  []string
 	coding  coding
 	resumes bool // there is a parameter cursor, or a Last-Event-ID
+
+	returning bool // an EventSource that lost its connection
 }
 
 // parse reads the query, in which these names are known beside those that polls and streams have in common.
@@ -122,6 +124,22 @@ func (h *Handler) openReader(ctx context.Context, w *readWish) (*broadcast.Reade
 	}
 	return r, err
 }
+
+// begin reads where a stream begins: at Last-Event-ID, which is newer than the page's URL, or the cursor, else where reset
+// says, else at the end.
+func (w *readWish) begin(r *http.Request, q httpx.Query) error {
+	last, err := httpx.Header(r, "Last-Event-ID")
+	if last != "" {
+		w.cursor, w.resumes, w.returning = last, true, true
+	}
+	if !q.Has("reset") {
+		w.start.Newest = true
+	}
+	return err
+}
+
+// passesOver reports whether some messages are not wanted.
+func (w *readWish) passesOver() bool { return len(w.tags) > 0 || w.filter != "" }
 
 // onePartition reads partition and offset, of a poll that wants a part of a topic.
 func (w *readWish) onePartition(q httpx.Query) error {

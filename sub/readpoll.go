@@ -130,7 +130,7 @@ func (w *readPoll) write(h *Handler, rw http.ResponseWriter, items []broadcast.I
 		if w.form == pollFrames {
 			c.buf = wire.AppendFrame(c.buf, it.Message)
 		} else {
-			c.buf = append(w.appendObject(c.buf, it), '\n')
+			c.buf = append(appendRead(c.buf, it, w.base64), '\n')
 		}
 		if len(c.buf) < chunkBytes || i == len(items)-1 {
 			continue
@@ -143,9 +143,9 @@ func (w *readPoll) write(h *Handler, rw http.ResponseWriter, items []broadcast.I
 	return o.finish(c, first)
 }
 
-// appendObject appends the JSON object of a message, with the cursor behind it.
-func (w *readWish) appendObject(dst []byte, it *broadcast.Item) []byte {
-	if w.base64 {
+// appendRead appends the JSON object of a message, with the cursor behind it.
+func appendRead(dst []byte, it *broadcast.Item, base64 bool) []byte {
+	if base64 {
 		return wire.AppendObject(dst, it.Message, wire.Extra{Base64: true, Cursor: it.Cursor})
 	}
 	return it.AppendObject(dst)

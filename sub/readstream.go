@@ -12,7 +12,6 @@ import (
 
 	"github.com/kateway/kateway/broadcast"
 	"github.com/kateway/kateway/internal/errs"
-	"github.com/kateway/kateway/internal/httpx"
 	"github.com/kateway/kateway/internal/online"
 	"github.com/kateway/kateway/internal/wire"
 )
@@ -26,9 +25,8 @@ const (
 // readStream is a stream without a group: server-sent events, or with cursor= JSON objects.
 type readStream struct {
 	readWish
-	limit     int64 // messages; 0 = endless
-	form      streamForm
-	returning bool // an EventSource that lost its connection
+	limit int64 // messages; 0 = endless
+	form  streamForm
 }
 
 func (w *readStream) read(r *http.Request) error {
@@ -36,15 +34,8 @@ func (w *readStream) read(r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	last, err := httpx.Header(r, "Last-Event-ID")
-	if err != nil {
+	if err := w.begin(r, q); err != nil {
 		return err
-	}
-	if last != "" { // what the browser has got is newer than the page's URL
-		w.cursor, w.resumes, w.returning = last, true, true
-	}
-	if !q.Has("reset") {
-		w.start.Newest = true
 	}
 	switch accept(w.accept, typeJSONLines, typeText, typeEvents) {
 	case typeEvents:
@@ -56,9 +47,7 @@ func (w *readStream) read(r *http.Request) error {
 			return fmt.Errorf("group is required: add ?group=<name>; or read without one, by cursor= (empty at first) or as text/event-stream: %w", errs.InvalidParam)
 		}
 	}
-	if q.Has("limit") {
-		w.limit, err = q.Int("limit", 0, 1, 1<<62)
-	}
+	w.limit, err = parseLimit(q)
 	return err
 }
 
@@ -203,7 +192,7 @@ func (s *ticker) beat() error {
 		return s.out.beat(c)
 	}
 	c.buf = append(c.buf, ":\n"...)
-	if n := len(c.buf); len(s.wish.tags) > 0 || s.wish.filter != "" {
+	if n := len(c.buf); s.wish.passesOver() {
 		if c.buf = s.appendID(c.buf); bytes.Equal(c.buf[n:], s.told) {
 			c.buf = c.buf[:n]
 		} else {
@@ -227,7 +216,7 @@ func (s *ticker) deliver(ctx context.Context, b *broadcast.Batch) error {
 		if s.wish.form == streamEvents {
 			c.buf = s.appendEvent(c.buf, it)
 		} else {
-			c.buf = append(s.wish.appendObject(c.buf, it), '\n')
+			c.buf = append(appendRead(c.buf, it, s.wish.base64), '\n')
 		}
 		n, size = n+1, size+int64(it.Size())
 		if len(c.buf) >= chunkBytes {

@@ -2,6 +2,7 @@ package sub
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,15 @@ type webSocket struct {
 func (c *client) socket(path string, header ...string) *webSocket {
 	c.t.Helper()
 	d := websocket.Dialer{HandshakeTimeout: 10 * time.Second}
+	if tr, ok := c.http.Transport.(*http.Transport); ok {
+		d.NetDialContext = tr.DialContext
+	}
+	for i, line := range header { // of the dialer's own making
+		if strings.HasPrefix(line, "Sec-WebSocket-Extensions: ") {
+			d.EnableCompression, header = true, slices.Delete(slices.Clone(header), i, i+1)
+			break
+		}
+	}
 	conn, res, err := d.DialContext(c.t.Context(), "ws"+c.base[4:]+path, headers(header))
 	if err != nil {
 		if res != nil {

@@ -4,15 +4,19 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/gorilla/websocket"
 
 	"github.com/kateway/kateway/test/checker"
 )
@@ -23,7 +27,7 @@ func TestBroadcastHasNoSeam(t *testing.T) {
 		gw := s.start(t)
 		st := newStorm(t, s.app, "news", g, 3, 16, gw)
 		var all []*follower
-		for _, kind := range []string{"lines", "sse", "stream"} {
+		for _, kind := range []string{"lines", "sse", "stream", "ws"} {
 			for i := range 2 {
 				all = append(all, st.follow(&st.members, fmt.Sprint(kind, i), kind))
 			}
@@ -82,8 +86,11 @@ func (s *storm) follow(c *crew, name, kind string) *follower {
 func (f *follower) once(ctx context.Context) bool {
 	f.resumed.Add(1)
 	d := f.storm.door(0)
-	if f.kind == "lines" {
+	switch f.kind {
+	case "lines":
 		return f.poll(d)
+	case "ws":
+		return f.socket(ctx, d)
 	}
 	return f.stream(ctx, d)
 }
@@ -161,10 +168,51 @@ func (f *follower) stream(ctx context.Context, d door) bool {
 			if f.kind == "stream" {
 				id = w.Receipt
 			}
-			w.Receipt = ""
-			f.h.Note(checker.Record{Op: checker.Chunk, Phase: checker.OK, Of: n, Client: f.name, Via: d.name, Topic: f.inStore(), Messages: []checker.Message{w}})
-			f.count.Add(1)
-			f.cursor = id
+			f.got(n, d, w, id)
+		}
+	}
+}
+
+// got notes a message and the cursor behind it.
+func (f *follower) got(n int, d door, w checker.Message, cursor string) {
+	w.Receipt = ""
+	f.h.Note(checker.Record{Op: checker.Chunk, Phase: checker.OK, Of: n, Client: f.name, Via: d.name, Topic: f.inStore(), Messages: []checker.Message{w}})
+	f.count.Add(1)
+	f.cursor = cursor
+}
+
+// socket follows a WebSocket, the second of them deflated.
+func (f *follower) socket(ctx context.Context, d door) bool {
+	n := f.h.Note(f.record(checker.Stream, d))
+	dialer := websocket.Dialer{HandshakeTimeout: patience, NetDialContext: f.dial, EnableCompression: strings.HasSuffix(f.name, "1")}
+	conn, resp, err := dialer.Dial("ws"+strings.TrimPrefix(d.base, "http")+"/v1/ws/msgs/"+f.app+"/"+f.topic+"/v1"+f.from(), http.Header{"Appid": {f.app}})
+	if err != nil {
+		phase := lost(err)
+		if resp != nil {
+			phase = outcome(resp.StatusCode)
+		}
+		f.h.End(n, phase, err.Error())
+		return false
+	}
+	defer conn.Close()
+	done := f.leave(ctx, n, func() { conn.Close() })
+	for {
+		_, frame, err := conn.ReadMessage()
+		if err != nil {
+			switch {
+			case done():
+			case websocket.IsCloseError(err, websocket.CloseServiceRestart):
+				f.h.End(n, checker.OK, err.Error())
+			default:
+				f.h.End(n, checker.Info, err.Error())
+			}
+			return true
+		}
+		var note struct{ Event, Cursor string }
+		if json.Unmarshal(frame, &note) == nil && note.Event == "cursor" {
+			f.cursor = note.Cursor
+		} else if w, ok := f.object(frame); ok {
+			f.got(n, d, w, w.Receipt)
 		}
 	}
 }

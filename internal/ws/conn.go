@@ -41,7 +41,7 @@ type Conn struct {
 // End makes a frame of what was appended since [Begin] was given dst[:at]. It may be called concurrently.
 func (c *Conn) End(dst []byte, at int, kind Kind) []byte {
 	first := finBit | byte(kind)
-	if c.deflate && len(dst)-at-headRoom >= minDeflate {
+	if c.Deflates(len(dst) - at - headRoom) {
 		var small bool
 		if dst, small = deflate(dst, at+headRoom); small {
 			first |= rsv1Bit
@@ -49,6 +49,10 @@ func (c *Conn) End(dst []byte, at int, kind Kind) []byte {
 	}
 	return finish(dst, at, first)
 }
+
+// Deflates reports whether End deflates a payload of so many bytes, or tries to. All connections deflate alike, so that a frame
+// may be made once for several of those that do.
+func (c *Conn) Deflates(n int) bool { return c.deflate && n >= minDeflate }
 
 // errEnded is what a Write gets after the end.
 var errEnded = &CloseError{Code: abnormal, Err: net.ErrClosed}
