@@ -47,6 +47,7 @@ type Config struct {
 	// PluginOptions are the options of plugins by their names, in the file only; OwnPlugins those that the gateway's own main brings.
 	PluginOptions map[string]plugins.Options `kong:"-"`
 	OwnPlugins    plugins.Table              `kong:"-"`
+	PluginTimeout time.Duration              `default:"5s" placeholder:"TIME" help:"How long a plugin that is not kateway's own may take over a step of a request, which is then refused (default: ${default})."`
 
 	AdminKeyFile string `placeholder:"FILE" help:"File that holds the key of the management API, asked for with --plugins auth (default: KATEWAY_ADMIN_KEY, else admin-key in the data directory, made by the first start)."`
 	OpenMetrics  bool   `help:"Answer /metrics without a key, where auth asks for one."`
@@ -275,6 +276,7 @@ func (c *Config) checkTimes(f *faults) {
 		v      time.Duration
 		lo     time.Duration
 	}{
+		{"plugin-timeout", c.PluginTimeout, time.Millisecond},
 		{"publish-timeout", c.PublishTimeout, time.Millisecond},
 		{"read-header-timeout", c.ReadHeaderTimeout, time.Millisecond},
 		{"read-body-timeout", c.ReadBodyTimeout, time.Millisecond},

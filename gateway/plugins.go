@@ -60,7 +60,7 @@ type chain struct {
 func openChain(ctx context.Context, g *Gateway) (*chain, error) {
 	c := &chain{plugins: map[string]plugins.Plugin{}, stop: func() {}}
 	table := g.cfg.kinds()
-	var list []plugins.Plugin
+	var list []plugins.Link
 	for _, name := range g.cfg.Plugins {
 		build, err := table[name].Read(g.cfg.PluginOptions[name])
 		if err != nil { // Validate has read them
@@ -71,9 +71,13 @@ func openChain(ctx context.Context, g *Gateway) (*chain, error) {
 			return nil, fmt.Errorf("plugin %s: %w", name, err)
 		}
 		c.plugins[name] = p
-		list = append(list, p)
+		link := plugins.Link{Name: name, Plugin: p}
+		if _, own := g.cfg.OwnPlugins[name]; own { // ours never wait longer than they say
+			link.Limit = g.cfg.PluginTimeout
+		}
+		list = append(list, link)
 	}
-	c.gate = plugins.NewGate(list)
+	c.gate = plugins.NewContained(list, g.log, g.metrics)
 	return c, nil
 }
 
