@@ -13,7 +13,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kateway/kateway/internal/errs"
-	"github.com/kateway/kateway/store"
 )
 
 // Link is a plugin in a chain whose failures are its own.
@@ -195,12 +194,12 @@ type boxedInspector struct {
 func (b boxedInspector) Inspection(c *Call) Inspection {
 	var f Inspection
 	if err := b.within(func() error { f = b.i.Inspection(c); return nil }); err != nil {
-		return func(context.Context, *store.Message) error { return err }
+		return func(context.Context, *Message) error { return err }
 	}
 	if f == nil {
 		return nil
 	}
-	return func(ctx context.Context, m *store.Message) error {
+	return func(ctx context.Context, m *Message) error {
 		theirs := *m
 		if err := b.within(func() error { return f(ctx, &theirs) }); err != nil {
 			return err

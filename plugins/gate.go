@@ -8,7 +8,6 @@ import (
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
-	"github.com/kateway/kateway/store"
 )
 
 // linger is how long a client whose request was refused may go on sending its body.
@@ -74,7 +73,8 @@ func (g *Gate) Admit(ctx context.Context, c *Call) error {
 	return nil
 }
 
-// Inspection is what looks at the messages of a call that has passed, in the order of the chain; nil where nothing does.
+// Inspection is what looks at the messages of a call that has passed, in the order of the chain, until one refuses or drops;
+// nil where nothing does.
 func (g *Gate) Inspection(c *Call) Inspection {
 	var list []Inspection
 	for _, i := range g.inspectors {
@@ -88,9 +88,9 @@ func (g *Gate) Inspection(c *Call) Inspection {
 	case 1:
 		return list[0]
 	}
-	return func(ctx context.Context, m *store.Message) error {
+	return func(ctx context.Context, m *Message) error {
 		for _, f := range list {
-			if err := f(ctx, m); err != nil {
+			if err := f(ctx, m); err != nil || m.Dropped {
 				return err
 			}
 		}

@@ -72,10 +72,24 @@ type Inspector interface {
 	Inspection(c *Call) Inspection
 }
 
-// Inspection looks at a message, may change it and may refuse it. The message is the caller's own, but what its slices hold
-// is shared: a change puts another slice in place. On the way in a message that is refused refuses the whole publish; on the
-// way out it is buried, with the error's text as cause, or, without a group, left out. It may be called concurrently.
-type Inspection func(ctx context.Context, m *store.Message) error
+// Inspection looks at a message, may change it, may refuse it, may drop it, and may send it to another topic. The message is
+// the caller's own, but what its slices hold is shared: a change puts another slice in place. On the way in a message that is
+// refused refuses the whole publish, on a WebSocket itself alone; on the way out it is buried, with the error's text as cause,
+// or, without a group, left out. It may be called concurrently. An error's [errs.Faults] reach the client.
+type Inspection func(ctx context.Context, m *Message) error
+
+// Message is a message that is inspected, and what is to become of it.
+type Message struct {
+	store.Message
+
+	// Where it goes on the way in, and comes from on the way out. On the way in an inspection may change it: the message is
+	// then stored in that topic of the same app, under the same rights, and its publisher is told. What is behind that
+	// inspection in the chain sees the new topic. On the way out a change means nothing.
+	Topic, Ver string
+	// Dropped ends its way: nothing behind this inspection sees it. On the way in it is stored nowhere, and its publisher is
+	// told; on the way out it counts as done, as one that does not match the reader's filter.
+	Dropped bool
+}
 
 // Chain makes one handler of the plugins, the first outermost, and what they guard.
 func Chain(list []Plugin, last Handler) Handler {
