@@ -28,6 +28,7 @@ import (
 	"github.com/kateway/kateway/peer"
 	"github.com/kateway/kateway/plugins"
 	"github.com/kateway/kateway/store"
+	"github.com/kateway/kateway/store/breaker"
 	"github.com/kateway/kateway/store/clusters"
 )
 
@@ -54,6 +55,8 @@ type Gateway struct {
 	certs   *certificate // nil without TLS
 	peerTLS *peerTLS     // nil where gateways know each other by the cluster's secret
 	store   *clusters.Stores
+	breaker *breaker.Breaker // before the store
+	toStore store.Publisher  // what publishes go to
 	cluster *cluster
 	online  *online.Tracker
 	chain   *chain
@@ -147,6 +150,8 @@ func (g *Gateway) openParts(ctx context.Context, secret []byte) error {
 		}
 	}
 	g.store = g.clusters(first)
+	g.breaker = breaker.New(breaker.Config{Store: g.store, Log: g.log, Metrics: g.metrics})
+	g.toStore = g.breaker.Publisher()
 	if g.chain, err = openChain(ctx, g); err != nil {
 		return err
 	}

@@ -1,9 +1,12 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -49,6 +52,7 @@ func (g *Gateway) status(ctx context.Context) manager.Status {
 	for _, r := range g.served() {
 		s.Roles = append(s.Roles, string(r))
 	}
+	s.Circuits = g.openCircuits()
 	if g.cfg.Open() && g.cfg.Insecure {
 		s.Warnings = append(s.Warnings, "open mode with --insecure: whoever reaches the addresses may publish, read and delete everything; ask for keys by --plugins auth")
 	}
@@ -57,6 +61,20 @@ func (g *Gateway) status(ctx context.Context) manager.Status {
 	}
 	s.Warnings = append(s.Warnings, g.weaknesses(ctx)...)
 	return s
+}
+
+// maxCircuits is how many circuits that are not closed are listed.
+const maxCircuits = 100
+
+// openCircuits are those that are not closed: of clusters first, then of topics, some of them where there are many.
+func (g *Gateway) openCircuits() (list []manager.Circuit) {
+	for _, o := range g.breaker.Open() {
+		list = append(list, manager.Circuit{Cluster: cmp.Or(o.Cluster, meta.DefaultCluster), Topic: o.Topic, Probing: o.Probing})
+	}
+	slices.SortFunc(list, func(a, b manager.Circuit) int {
+		return cmp.Or(cmp.Compare(min(len(a.Topic), 1), min(len(b.Topic), 1)), strings.Compare(a.Cluster, b.Cluster), strings.Compare(a.Topic, b.Topic))
+	})
+	return list[:min(len(list), maxCircuits)]
 }
 
 // describe tells of a cluster's brokers.

@@ -84,7 +84,7 @@ func openChain(ctx context.Context, g *Gateway) (*chain, error) {
 // pluginEnv is what the plugin of that name stands on.
 func (g *Gateway) pluginEnv(name string) plugins.Env {
 	return plugins.Env{
-		ID: g.cfg.ID, Meta: g.cluster.meta, Store: g.store, Log: g.log.With("plugin", name), Metrics: g.metrics,
+		ID: g.cfg.ID, Meta: g.cluster.meta, Store: g.toStore, Log: g.log.With("plugin", name), Metrics: g.metrics,
 		Data:   filepath.Join(g.cfg.Data, "plugins", name),
 		Others: func(ctx context.Context, ask []byte) map[string][]byte { return g.askOthers(ctx, name, ask) },
 	}

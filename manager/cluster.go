@@ -138,7 +138,15 @@ type Status struct {
 	Store    string      `json:"store"` // embedded, kafka
 	Spool    string      `json:"spool"` // off where there is none
 	Warnings []string    `json:"warnings"`
-	Meta     *MetaStatus `json:"meta"` // filled in by the handler
+	Circuits []Circuit   `json:"circuits,omitempty"` // that are not closed
+	Meta     *MetaStatus `json:"meta"`               // filled in by the handler
+}
+
+// Circuit stands before a topic, or before a cluster, to which publishes failed lately.
+type Circuit struct {
+	Cluster string `json:"cluster"`
+	Topic   string `json:"topic,omitempty"` // as the store has it; "" is all of the cluster
+	Probing bool   `json:"probing"`         // single publishes are let through
 }
 
 // MetaStatus is what there is to say of apps, topics and grants.
