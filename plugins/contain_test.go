@@ -88,7 +88,7 @@ func TestPanicsOfTheWorkAreNotThePlugins(t *testing.T) {
 	for _, limit := range []time.Duration{0, time.Second} {
 		func() {
 			defer func() {
-				if p := recover(); p != http.ErrAbortHandler { //nolint:errorlint // the value itself is what net/http looks for
+				if p := recover(); p != http.ErrAbortHandler {
 					t.Errorf("limit %v: %v", limit, p)
 				}
 			}()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/store"
 )
 
 // linger is how long a client whose request was refused may go on sending its body.
@@ -40,6 +41,7 @@ type Gate struct {
 	identifies bool // one of the plugins does
 	admitters  []Admitter
 	inspectors []Inspector
+	recorders  []Recorder
 }
 
 // NewGate makes the chain. Without plugins it is nil: there is nothing to pass, and a role does its work as if it were not
@@ -59,6 +61,9 @@ func NewGate(list []Plugin) *Gate {
 		if i, ok := p.(Inspector); ok {
 			g.inspectors = append(g.inspectors, i)
 		}
+		if r, ok := p.(Recorder); ok {
+			g.recorders = append(g.recorders, r)
+		}
 	}
 	return g
 }
@@ -71,6 +76,13 @@ func (g *Gate) Admit(ctx context.Context, c *Call) error {
 		}
 	}
 	return nil
+}
+
+// Published tells what became of messages.
+func (g *Gate) Published(ctx context.Context, c *Call, err error, msgs []*store.Message) {
+	for _, r := range g.recorders {
+		r.Published(ctx, c, err, msgs)
+	}
 }
 
 // Inspection is what looks at the messages of a call that has passed, in the order of the chain, until one refuses or drops;
@@ -140,6 +152,7 @@ func work(ctx context.Context, c *Call) error {
 		return fmt.Errorf("no plugin said who calls: %w", errs.Internal)
 	}
 	do, r := c.work, c.request
+	httpx.SetCaller(r.Context(), c.App)
 	c.work = nil
 	if ctx != r.Context() {
 		r = r.WithContext(ctx)

@@ -91,6 +91,29 @@ type Message struct {
 	Dropped bool
 }
 
+// Recorder is a Plugin that is told what became of published messages.
+type Recorder interface {
+	Plugin
+	// Published is told of every outcome that came while the call lasts: err is what store.Publisher answered, and the
+	// messages have partition and offset where they were stored. They are the caller's again when it returns. ctx has the
+	// values of the one that the plugin passed on. It may be called concurrently with other calls, and does not wait long.
+	Published(ctx context.Context, c *Call, err error, msgs []*store.Message)
+}
+
+// Change is a request to the management API.
+type Change struct {
+	KeyID, Role  string // of the admin key; "" where it was none
+	Method, Path string // Path is that of the request
+	Remote       string
+	Err          error // why it was refused or failed
+}
+
+// AdminRecorder is a Plugin that is told of requests to the management API: changes, and what was refused.
+type AdminRecorder interface {
+	Plugin
+	Changed(ctx context.Context, c Change)
+}
+
 // Chain makes one handler of the plugins, the first outermost, and what they guard.
 func Chain(list []Plugin, last Handler) Handler {
 	for i := len(list) - 1; i >= 0; i-- {

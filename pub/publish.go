@@ -162,6 +162,9 @@ func (h *Handler) sendTo(ctx context.Context, q *request, t meta.Topic, msgs []*
 		once = &store.Once{Key: q.once, Digest: q.digest}
 	}
 	err := h.toStore(ctx, t, q.ack, once, msgs)
+	if q.call != nil {
+		h.gate.Published(ctx, q.call, err, msgs)
+	}
 	if anyStored(err) {
 		counters := h.metrics.of(t)
 		if t == q.topic {
