@@ -206,8 +206,7 @@ func (l *layers) entry(file string, key, value *yaml.Node, options map[string]*k
 		return
 	}
 	seen[key.Value] = key.Line
-	var text string
-	var err error
+	text, err := "", error(nil)
 	if key.Value == "plugins" {
 		text, err = l.chain(value)
 	} else {

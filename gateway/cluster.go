@@ -205,12 +205,29 @@ func (c *cluster) receiptSecret(own []byte) func() []byte {
 	}
 }
 
+// pluginSecrets are what those of a plugin are derived from: the cluster's, none until they were read, or our own.
+func (c *cluster) pluginSecrets(own []byte) func() [][]byte {
+	if c.session == nil {
+		return func() [][]byte { return [][]byte{own} }
+	}
+	return func() [][]byte {
+		s := c.meta.Snapshot().Secret(meta.SecretPlugins)
+		switch {
+		case s == nil:
+			return nil
+		case len(s.Previous) > 0:
+			return [][]byte{s.Current, s.Previous}
+		}
+		return [][]byte{s.Current}
+	}
+}
+
 // keepSecrets makes the cluster's secrets where there are none, and replaces, as one gateway's duty, that of the peers
 // when it has served its time. The one before stays good until the next replacement: a gateway that has not heard of
 // the new one yet is still let in.
 func (c *cluster) keepSecrets(ctx context.Context) {
 	c.untilDone(ctx, "making the cluster's secrets", func() error {
-		for _, name := range []string{meta.SecretPeer, meta.SecretReceipts} {
+		for _, name := range []string{meta.SecretPeer, meta.SecretReceipts, meta.SecretPlugins} {
 			fresh := &meta.Secret{Name: name, Current: randomBytes(secretSize), Rotated: time.Now().UTC()}
 			if c.meta.Snapshot().Secret(name) != nil {
 				continue

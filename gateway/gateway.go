@@ -60,7 +60,6 @@ type Gateway struct {
 	cluster *cluster
 	online  *online.Tracker
 	chain   *chain
-	access  *accessLog // nil where there is none
 	engine  *engine
 	manager *manager.Handler
 	options *manager.Options
@@ -136,9 +135,6 @@ func (g *Gateway) openParts(ctx context.Context, secret []byte) error {
 		return err
 	}
 	g.keyGiven = adminKey != ""
-	if g.access, err = openAccessLog(&g.cfg, g.log); err != nil {
-		return err
-	}
 	if g.cluster, err = openCluster(g); err != nil {
 		return err
 	}
@@ -156,7 +152,7 @@ func (g *Gateway) openParts(ctx context.Context, secret []byte) error {
 	g.store = g.clusters(first)
 	g.breaker = breaker.New(breaker.Config{Store: g.store, Log: g.log, Metrics: g.metrics})
 	g.toStore = g.breaker.Publisher()
-	if g.chain, err = openChain(ctx, g); err != nil {
+	if g.chain, err = openChain(ctx, g, secret); err != nil {
 		return err
 	}
 	g.engine = newEngine(g, g.cluster.receiptSecret(secret))
@@ -223,6 +219,9 @@ func (g *Gateway) serveOn(listeners []net.Listener) {
 	for i, e := range g.cfg.endpoints() {
 		t := newTable(newRules(&g.cfg, e.roles), g.wrapper(m, e.roles[0]))
 		common := append(g.health.routes(e.roles, served), openAPIRoute())
+		if slices.Contains(e.roles, Pub) || slices.Contains(e.roles, Sub) {
+			common = append(common, g.tokenRoute())
+		}
 		g.fill(t, m, e.roles[0], common)
 		for _, r := range e.roles {
 			g.fill(t, m, r, g.tables[r])
@@ -247,9 +246,6 @@ func (g *Gateway) wrapper(m *metrics, role Role) wrapper {
 		seen := m.route(role, route)
 		if role == Pub && strings.HasPrefix(route, http.MethodPost) {
 			seen = counted{seen, &g.published}
-		}
-		if g.access != nil && role != Peer {
-			seen = accessed{seen, g.access}
 		}
 		shell := &httpx.Shell{Log: g.log, Seen: seen, Before: g.before}
 		return shell.Wrap(route, h)
@@ -297,6 +293,11 @@ func (g *Gateway) Routes() map[Role][]httpx.Route {
 		if r != Peer {
 			all[r] = slices.Clone(t)
 		}
+	}
+	if g.cfg.address(Pub) != off {
+		all[Pub] = append(all[Pub], g.tokenRoute())
+	} else {
+		all[Sub] = append(all[Sub], g.tokenRoute())
 	}
 	return all
 }

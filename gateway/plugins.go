@@ -1,26 +1,27 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"fmt"
 	"maps"
-	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/plugins"
-	"github.com/kateway/kateway/plugins/audit"
 	"github.com/kateway/kateway/plugins/auth"
 )
 
 // kinds are the plugins that there are: the gateway's, and those that its main brings.
 func (c *Config) kinds() plugins.Table {
 	table := plugins.Table{
-		"audit": audit.Kind(),
-		"auth":  auth.Kind(),
+		"auth": auth.Kind(),
 	}
 	maps.Copy(table, c.OwnPlugins)
 	return table
@@ -55,12 +56,13 @@ func (c *Config) checkPlugins(f *faults) {
 type chain struct {
 	gate    *plugins.Gate // nil without plugins
 	plugins map[string]plugins.Plugin
+	minter  plugins.Minter // nil where none makes tokens
 	stop    context.CancelFunc
 	running sync.WaitGroup
 }
 
 // openChain makes the plugins of the configuration, in its order.
-func openChain(ctx context.Context, g *Gateway) (*chain, error) {
+func openChain(ctx context.Context, g *Gateway, secret []byte) (*chain, error) {
 	c := &chain{plugins: map[string]plugins.Plugin{}, stop: func() {}}
 	table := g.cfg.kinds()
 	var list []plugins.Link
@@ -69,7 +71,7 @@ func openChain(ctx context.Context, g *Gateway) (*chain, error) {
 		if err != nil { // Validate has read them
 			return nil, fmt.Errorf("plugin %s: %w", name, err)
 		}
-		p, err := build(ctx, g.pluginEnv(name))
+		p, err := build(ctx, g.pluginEnv(name, g.cluster.pluginSecrets(secret)))
 		if err != nil {
 			return nil, fmt.Errorf("plugin %s: %w", name, err)
 		}
@@ -81,15 +83,42 @@ func openChain(ctx context.Context, g *Gateway) (*chain, error) {
 		list = append(list, link)
 	}
 	c.gate = plugins.NewContained(list, g.log, g.metrics)
+	for _, l := range list {
+		if m, ok := l.Plugin.(plugins.Minter); ok {
+			c.minter = m
+		}
+	}
 	return c, nil
 }
 
 // pluginEnv is what the plugin of that name stands on.
-func (g *Gateway) pluginEnv(name string) plugins.Env {
+func (g *Gateway) pluginEnv(name string, secrets func() [][]byte) plugins.Env {
 	return plugins.Env{
 		ID: g.cfg.ID, Meta: g.cluster.meta, Store: g.toStore, Log: g.log.With("plugin", name), Metrics: g.metrics,
-		Data:   filepath.Join(g.cfg.Data, "plugins", name),
+		Data: filepath.Join(g.cfg.Data, "plugins", name), Secrets: derived(secrets, "plugin "+name),
 		Others: func(ctx context.Context, ask []byte) map[string][]byte { return g.askOthers(ctx, name, ask) },
+	}
+}
+
+// derived are secrets for one purpose, made of those that serve several: who learns one purpose's learns no other's.
+func derived(from func() [][]byte, purpose string) func() [][]byte {
+	type made struct{ of, secrets [][]byte }
+	var known atomic.Pointer[made]
+	return func() [][]byte {
+		of := from()
+		if k := known.Load(); k != nil && slices.EqualFunc(k.of, of, bytes.Equal) {
+			return k.secrets
+		}
+		k := &made{of: of}
+		for _, s := range of {
+			one, err := hkdf.Key(sha256.New, s, nil, purpose, secretSize)
+			if err != nil { // it is of no size that fails
+				panic(err)
+			}
+			k.secrets = append(k.secrets, one)
+		}
+		known.Store(k)
+		return k.secrets
 	}
 }
 
@@ -121,24 +150,6 @@ func (c *chain) Ask(ctx context.Context, name, from string, ask []byte) ([]byte,
 		return nil, fmt.Errorf("there is no plugin %.64q here that answers: %w", name, errs.NotFound)
 	}
 	return p.Answer(ctx, from, ask)
-}
-
-// changed tells those plugins of changes that want to know; nil where none does.
-func (c *chain) changed() func(context.Context, string, string, *http.Request, error) {
-	var list []plugins.AdminRecorder
-	for _, p := range c.plugins {
-		if r, ok := p.(plugins.AdminRecorder); ok {
-			list = append(list, r)
-		}
-	}
-	if len(list) == 0 {
-		return nil
-	}
-	return func(ctx context.Context, keyID, role string, r *http.Request, err error) {
-		for _, p := range list {
-			p.Changed(ctx, plugins.Change{KeyID: keyID, Role: role, Method: r.Method, Path: r.URL.Path, Remote: r.RemoteAddr, Err: err})
-		}
-	}
 }
 
 // start begins what plugins do in the background, until end.

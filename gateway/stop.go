@@ -37,7 +37,7 @@ func (g *Gateway) stop(background context.CancelFunc, wg *sync.WaitGroup) error 
 	err := errors.Join(g.engine.close(limit), bounded(limit, "plugins", g.chain.end), bounded(limit, "store", g.store.Close), bounded(limit, "background work", func(context.Context) error {
 		wg.Wait()
 		return nil
-	}), bounded(limit, "meta and registry", g.cluster.close), bounded(limit, "access log", g.access.close))
+	}), bounded(limit, "meta and registry", g.cluster.close))
 	if err != nil {
 		g.log.Error("stopped, not all of it in order", "took", time.Since(began), "error", err)
 		return err
@@ -56,7 +56,6 @@ func (g *Gateway) abandon() {
 	if g.cluster != nil {
 		_ = g.cluster.close(ctx)
 	}
-	_ = g.access.close(ctx)
 }
 
 func wait(ctx context.Context, d time.Duration) {

@@ -204,6 +204,7 @@ type Secret struct {
 const (
 	SecretPeer     = "peer"     // gateways know each other by it
 	SecretReceipts = "receipts" // receipts are made with it
+	SecretPlugins  = "plugins"  // what plugins of several gateways share is derived from it
 )
 
 // ID is Record's.

@@ -2,8 +2,11 @@ package plugins
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/kateway/kateway/internal/errs"
@@ -27,6 +30,50 @@ func Caller(r *http.Request) (string, error) {
 	return app, err
 }
 
+// AccessToken is the scheme of the header Authorization under which plugins find what was given as the query's access_token,
+// by a client that can set no header.
+const AccessToken = "Access-Token"
+
+// TakeToken moves the query's access_token, where there is one and a plugin finds out who calls, into a value of the header
+// Authorization: from there on the URL can be told to anybody. It is called before the query is read. A header that is there
+// already stays beside it, and makes two of what there must be one of.
+func (g *Gate) TakeToken(r *http.Request) {
+	if g == nil || !g.identifies || !strings.Contains(r.URL.RawQuery, "access_token=") {
+		return
+	}
+	var rest []string
+	for part := range strings.SplitSeq(r.URL.RawQuery, "&") {
+		token, ok := strings.CutPrefix(part, "access_token=")
+		if !ok {
+			rest = append(rest, part)
+			continue
+		}
+		if plain, err := url.QueryUnescape(token); err == nil {
+			token = plain
+		}
+		r.Header["Authorization"] = append(r.Header["Authorization"], AccessToken+" "+token)
+	}
+	r.URL.RawQuery = strings.Join(rest, "&")
+}
+
+// ended is the cause of a context that a plugin has ended.
+type ended struct{ error }
+
+func (e ended) Unwrap() error { return e.error }
+
+// End is the cause with which a plugin ends, by the context that it has given on, a call that lasts. The kind of why is told
+// to the client.
+func End(why error) error { return ended{why} }
+
+// Ended is why a plugin has ended the call; nil where none did.
+func Ended(ctx context.Context) error {
+	var e ended
+	if ctx.Err() != nil && errors.As(context.Cause(ctx), &e) {
+		return e.error
+	}
+	return nil
+}
+
 // Identifier is a Plugin that says who calls. With one in the chain Call.App is empty before it, and what the header Appid
 // claims counts for nothing by itself.
 type Identifier interface {
@@ -41,7 +88,6 @@ type Gate struct {
 	identifies bool // one of the plugins does
 	admitters  []Admitter
 	inspectors []Inspector
-	recorders  []Recorder
 }
 
 // NewGate makes the chain. Without plugins it is nil: there is nothing to pass, and a role does its work as if it were not
@@ -61,9 +107,6 @@ func NewGate(list []Plugin) *Gate {
 		if i, ok := p.(Inspector); ok {
 			g.inspectors = append(g.inspectors, i)
 		}
-		if r, ok := p.(Recorder); ok {
-			g.recorders = append(g.recorders, r)
-		}
 	}
 	return g
 }
@@ -78,15 +121,7 @@ func (g *Gate) Admit(ctx context.Context, c *Call) error {
 	return nil
 }
 
-// Published tells what became of messages.
-func (g *Gate) Published(ctx context.Context, c *Call, err error, msgs []*store.Message) {
-	for _, r := range g.recorders {
-		r.Published(ctx, c, err, msgs)
-	}
-}
-
-// Inspection is what looks at the messages of a call that has passed, in the order of the chain, until one refuses or drops;
-// nil where nothing does.
+// Inspection is what looks at the messages of a call that has passed, in the order of the chain; nil where nothing does.
 func (g *Gate) Inspection(c *Call) Inspection {
 	var list []Inspection
 	for _, i := range g.inspectors {
@@ -100,9 +135,9 @@ func (g *Gate) Inspection(c *Call) Inspection {
 	case 1:
 		return list[0]
 	}
-	return func(ctx context.Context, m *Message) error {
+	return func(ctx context.Context, m *store.Message) error {
 		for _, f := range list {
-			if err := f(ctx, m); err != nil || m.Dropped {
+			if err := f(ctx, m); err != nil {
 				return err
 			}
 		}
@@ -152,7 +187,6 @@ func work(ctx context.Context, c *Call) error {
 		return fmt.Errorf("no plugin said who calls: %w", errs.Internal)
 	}
 	do, r := c.work, c.request
-	httpx.SetCaller(r.Context(), c.App)
 	c.work = nil
 	if ctx != r.Context() {
 		r = r.WithContext(ctx)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"regexp"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.yaml.in/yaml/v3"
@@ -39,6 +40,9 @@ type Env struct {
 	Log     *slog.Logger    // says which plugin it is
 	Metrics prometheus.Registerer
 	Data    string // a directory of the plugin's own, made when it is asked for by os.MkdirAll; it outlives restarts
+	// Secrets are what the same plugin of all gateways shares and nobody else knows: by the first it makes things, by all it
+	// knows them again. None until they were read. They stay the same for the most part, and are not to be written to.
+	Secrets func() [][]byte
 	// Others asks the same plugin of every other gateway, and answers what each says, by the gateway's id. Gateways that do
 	// not answer in time, or where that plugin is no Answerer, are missing. None where there are no others.
 	Others func(ctx context.Context, ask []byte) map[string][]byte
@@ -65,6 +69,13 @@ type Answerer interface {
 	Plugin
 	// Answer answers the same plugin of another gateway. Neither may be longer than 1 MiB.
 	Answer(ctx context.Context, from string, ask []byte) ([]byte, error)
+}
+
+// Minter is a Plugin that makes tokens for clients that can set no headers.
+type Minter interface {
+	Plugin
+	// Mint makes one that is good for what the call wants and for nothing else. The call has passed the chain.
+	Mint(ctx context.Context, c *Call, ttl time.Duration) (token string, expires time.Time, err error)
 }
 
 // Options are what the configuration says of a plugin, not read yet.

@@ -1,7 +1,6 @@
 package pub
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"math"
 	"net/http"
@@ -26,8 +25,7 @@ type request struct {
 	encoding  encoding
 	ack       store.Ack
 	async     bool
-	once      string            // the idempotency key, "" for none
-	digest    [sha256.Size]byte // with once: of the messages as they came
+	once      string // the idempotency key, "" for none
 	key       []byte
 	partition int32
 	headers   []store.Header

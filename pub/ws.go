@@ -27,6 +27,7 @@ const (
 
 // serveSocket answers GET /v1/ws/pub/:topic/:ver.
 func (h *Handler) serveSocket(w http.ResponseWriter, r *http.Request) error {
+	h.gate.TakeToken(r)
 	handshake, bad := ws.Ask(r) // first, since it may tell who calls
 	q := request{partition: store.AnyPartition, counters: h.metrics.other}
 	if err := h.parseTopic(r, &q); err != nil {
@@ -93,6 +94,10 @@ func (h *Handler) socket(w http.ResponseWriter, r *http.Request, q *request, han
 	}
 	s := &socket{h: h, q: q, conn: conn}
 	s.room.L, s.more.L = &s.mu, &s.mu
+	if h.gate != nil { // a plugin may end it: nothing more is read then, and what was is answered
+		stop := context.AfterFunc(r.Context(), func() { conn.StopReading(0) })
+		defer stop()
+	}
 	return conn.Serve(r.Context(), s.read, s.write)
 }
 
@@ -229,7 +234,10 @@ func (s *socket) write(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.h.sockets.Draining() {
+	switch why := plugins.Ended(ctx); {
+	case why != nil:
+		return ws.Close(ws.Unauthorized, errs.Of(why).Code())
+	case s.h.sockets.Draining():
 		return fmt.Errorf("publishing over a WebSocket: %w", errs.Draining)
 	}
 	return nil
@@ -244,7 +252,7 @@ func (s *socket) publish(ctx context.Context, list []incoming) []byte {
 		}
 	}
 	c.refer()
-	err := s.store(ctx, c, list)
+	err := s.store(ctx, c)
 	a := answers{conn: s.conn, seq: s.seq, buf: make([]byte, 0, 64*len(list))}
 	stored := 0
 	for i := range list {
@@ -256,7 +264,7 @@ func (s *socket) publish(ctx context.Context, list []incoming) []byte {
 			s.q.counters.failed(errs.Of(failure))
 		}
 		if failure == nil {
-			a.stored(c.refs[stored-1], c.fate(stored-1))
+			a.stored(c.refs[stored-1])
 		} else {
 			a.failed(failure)
 		}
@@ -268,16 +276,15 @@ func (s *socket) publish(ctx context.Context, list []incoming) []byte {
 	return a.buf
 }
 
-// store stores the messages and counts. The client's leaving does not keep it from that. What the plugins refuse it takes
-// out, and says so in the list.
-func (s *socket) store(ctx context.Context, c *slab, list []incoming) error {
+// store stores the messages and counts. The client's leaving does not keep it from that.
+func (s *socket) store(ctx context.Context, c *slab) error {
 	if len(c.refs) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.h.limits.Deadline)
 	defer cancel()
-	err := s.admit(ctx, c, list)
-	if err == nil && len(c.refs) > 0 {
+	err := s.h.admit(ctx, s.q, c)
+	if err == nil {
 		err = s.h.send(ctx, s.q, c)
 	}
 	if !anyStored(err) { // else send has counted
@@ -286,34 +293,4 @@ func (s *socket) store(ctx context.Context, c *slab, list []incoming) error {
 		}
 	}
 	return err
-}
-
-// admit asks the plugins: about all messages by their number, then about each.
-func (s *socket) admit(ctx context.Context, c *slab, list []incoming) error {
-	if s.q.call == nil {
-		return nil
-	}
-	if err := s.h.admitAll(ctx, s.q, c.refs); err != nil || s.q.inspect == nil {
-		return err
-	}
-	var in plugins.Message
-	kept, asked := 0, 0
-	for i := range list {
-		if list[i].err != nil {
-			continue
-		}
-		m := c.refs[asked]
-		asked++
-		f, err := s.h.inspect(ctx, s.q, &in, m)
-		if list[i].err = err; err == nil {
-			c.refs[kept] = m
-			c.decide(kept, f)
-			kept++
-		}
-	}
-	c.refs = c.refs[:kept]
-	if len(c.fates) > 0 {
-		c.fates = c.fates[:kept]
-	}
-	return nil
 }

@@ -26,6 +26,7 @@ type action interface {
 // act serves actions of one kind, which may depend on the request. Its frame stays under every stream, so it does little itself.
 func (h *Handler) act(op plugins.Op, lasting bool, fresh func(*http.Request) action) httpx.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
+		h.gate.TakeToken(r)
 		a := fresh(r)
 		bad := readHead(a, r)
 		if h.gate != nil {
@@ -64,6 +65,18 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, op plugins.Op, la
 		p.app, p.inspect = c.App, h.gate.Inspection(&c)
 		return a.do(h, w, r)
 	})
+}
+
+// told is what a client that is served is told in words, as the code of the end: its topic is gone, or a plugin says that it
+// may read no longer. 0: neither.
+func told(ctx context.Context, err error) (code errs.Kind) {
+	if why := plugins.Ended(ctx); why != nil {
+		return errs.Of(why)
+	}
+	if errors.Is(err, errs.UnknownTopic) {
+		return errs.UnknownTopic
+	}
+	return 0
 }
 
 // place names a group on a topic as the client named them.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/kateway/kateway/group"
 	"github.com/kateway/kateway/internal/errs"
@@ -43,6 +44,7 @@ type manyWish struct {
 
 // many serves GET /v1/stream.
 func (h *Handler) many(w http.ResponseWriter, r *http.Request) error {
+	h.gate.TakeToken(r)
 	wish := new(manyWish)
 	if err := wish.names(r); err != nil {
 		return err
@@ -58,7 +60,11 @@ func (w *manyWish) names(r *http.Request) (err error) {
 		return fmt.Errorf("%d topics are given, at most %d: %w", len(list), maxTopics, errs.InvalidParam)
 	}
 	for _, name := range list {
-		t, err := meta.SplitTopic(name)
+		parts := strings.Split(name, "/")
+		if len(parts) != 3 {
+			return fmt.Errorf("topic=%.100q: must be <app>/<topic>/<version>: %w", name, errs.InvalidParam)
+		}
+		t, err := meta.ParseTopic(parts[0], parts[1], parts[2])
 		if err != nil {
 			return err
 		}

@@ -276,13 +276,12 @@ func (s *ticker) end(ctx context.Context, err error) error {
 	s.h.forget(s.wish.topic, err)
 	c := s.h.getChunk()
 	defer s.h.putChunk(c)
-	switch {
-	case errors.Is(err, errs.UnknownTopic):
-		const why = `{"event":"end","code":"unknown_topic"}`
+	switch why := told(ctx, err); {
+	case why != 0:
 		if s.wish.form == streamEvents {
-			c.buf = append(c.buf, "event: end\ndata: "+why+"\n\n"...)
+			c.buf = fmt.Appendf(c.buf, "event: end\ndata: {\"event\":\"end\",\"code\":%q}\n\n", why.Code())
 		} else {
-			c.buf = append(c.buf, why+"\n"...)
+			c.buf = fmt.Appendf(c.buf, "{\"event\":\"end\",\"code\":%q}\n", why.Code())
 		}
 		if err := s.out.send(c); err != nil {
 			return err

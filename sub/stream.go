@@ -243,7 +243,8 @@ func (s *stream) giveBack(from int, verbs []group.Verb) {
 	s.flow.Settle(from, verbs...)
 }
 
-// end ends the answer: in good order when the limit is reached, the gateway stops or the topic is gone, which is told; by
+// end ends the answer: in good order when the limit is reached, the gateway stops, the topic is gone or the
+// client may no longer read it, which is told; by
 // cutting the connection where the client would else take a failure for the end.
 func (s *stream) end(ctx context.Context, err error) error {
 	for i := range s.sources {
@@ -251,9 +252,9 @@ func (s *stream) end(ctx context.Context, err error) error {
 	}
 	c := s.h.getChunk()
 	defer s.h.putChunk(c)
-	switch {
-	case errors.Is(err, errs.UnknownTopic):
-		if c.buf = s.appendEnd(c.buf, errs.UnknownTopic); len(c.buf) > 0 {
+	switch why := told(ctx, err); {
+	case why != 0:
+		if c.buf = s.appendEnd(c.buf, why); len(c.buf) > 0 {
 			if err := s.out.send(c); err != nil {
 				return err
 			}

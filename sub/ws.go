@@ -2,7 +2,6 @@ package sub
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 
@@ -162,7 +161,10 @@ func (s *socket) deliver(gaps []store.Gap, n int, m moment) error {
 
 // flush writes the chunk with the messages from..to-1, and has them acked where the client does not do it.
 func (s *socket) flush(c *chunk, from, to int) error {
-	err := s.conn.Write(c.buf)
+	err := s.ctx.Err() // it may read no longer
+	if err == nil {
+		err = s.conn.Write(c.buf)
+	}
 	s.feed.written(c, from, to, err == nil)
 	if err != nil {
 		return fmt.Errorf("%d messages could not be written and are due again: %w", to-from, err)
@@ -174,18 +176,23 @@ func (s *socket) flush(c *chunk, from, to int) error {
 	return nil
 }
 
-// end is how the client is told of the end, or of an error. That its topic was deleted it is told in words too.
+// end is how the client is told of the end, or of an error. That its topic was deleted, or that it may read no longer, it is
+// told in words too.
 func (s *socket) end(ctx context.Context, err error) error {
 	s.h.forget(s.topic, err)
-	if !errors.Is(err, errs.UnknownTopic) {
+	why := told(s.ctx, err)
+	if why == 0 {
 		if ctx.Err() == nil {
 			_ = s.deliver(nil, 0, atEnd) // for a client that has gone there is none
 		}
 		return err
 	}
-	text := fmt.Appendf(ws.Begin(nil), `{"event":"end","code":%q}`, errs.UnknownTopic.Code())
+	text := fmt.Appendf(ws.Begin(nil), `{"event":"end","code":%q}`, why.Code())
 	if err := s.conn.Write(s.conn.End(text, 0, ws.Text)); err != nil {
 		return err
 	}
-	return ws.Close(ws.Normal, errs.UnknownTopic.Code())
+	if why != errs.UnknownTopic {
+		return ws.Close(ws.Unauthorized, why.Code())
+	}
+	return ws.Close(ws.Normal, why.Code())
 }

@@ -59,6 +59,7 @@ const (
 	InternalError   = 1011
 	ServiceRestart  = 1012
 	TryAgainLater   = 1013
+	Unauthorized    = 4401 // of our own: who has opened it may no longer use it
 )
 
 // CloseError is the end of a connection: why it was closed, or is to be closed.

@@ -1,6 +1,7 @@
-// Package auth lets in who shows the key of an app, and lets that app do what it may: publish to its own topics, read
-// its own and those that it was granted. Everything it knows is in meta's snapshot, so that a key that is revoked, an app
-// that is disabled and a grant that is taken away count from the next request on.
+// Package auth lets in who shows the key of an app, a token that speaks for it or a certificate that does, and lets that app
+// do what it may: publish to its own topics, read its own and those that it was granted. What it knows of apps is in meta's
+// snapshot, so that a key that is revoked, an app that is disabled and a grant that is taken away count from the next request
+// on; streams and WebSockets that are open end within seconds.
 package auth
 
 import (
@@ -16,92 +17,139 @@ import (
 	"github.com/kateway/kateway/plugins"
 )
 
-var _ plugins.Identifier = (*Plugin)(nil)
+var (
+	_ plugins.Identifier = (*Plugin)(nil)
+	_ plugins.Runner     = (*Plugin)(nil)
+)
 
-// maxSecret is how long a secret can be in bytes; a longer one is none, so that nobody makes us hash his whole head.
+// maxSecret is how long a key can be in bytes; a longer one is none, so that nobody makes us hash his whole head.
 const maxSecret = 256
 
 // errWho answers whatever is wrong with the credentials: a difference would tell what apps and keys there are.
-var errWho = fmt.Errorf("no or wrong credentials: send Appid with Pubkey to publish or Subkey to subscribe, or Authorization with a key that is good for it: %w", errs.Unauthenticated)
+var errWho = fmt.Errorf("no or wrong credentials: send Appid with Pubkey to publish or Subkey to subscribe, or Authorization with a key or token that is good for it: %w", errs.Unauthenticated)
 
-// Config is what a Plugin stands on. All fields are needed.
-type Config struct {
-	// Meta knows apps, keys, topics and grants. Until it has read them nobody is let in.
-	Meta    interface{ Snapshot() *meta.Snapshot }
-	Log     *slog.Logger
-	Metrics prometheus.Registerer
+// Plugin is authentication and authorization.
+type Plugin struct {
+	meta     plugins.Meta
+	log      *slog.Logger
+	verdicts [verdicts]prometheus.Counter
+	nobody   string // the hash of a key that nobody has: what a secret is compared with where there is nothing else
+	tokens   *tokens
+	secrets  func() [][]byte // the gateways'
+	streams  streams
 }
 
 // Kind is the plugin as the configuration has it.
 func Kind() plugins.Kind {
 	return plugins.Kind{Identifies: true, Read: func(o plugins.Options) (plugins.Make, error) {
-		return func(_ context.Context, e plugins.Env) (plugins.Plugin, error) {
-			return New(Config{Meta: e.Meta, Log: e.Log, Metrics: e.Metrics}), nil
-		}, plugins.None(o)
+		cfg, err := readOptions(o)
+		return func(_ context.Context, e plugins.Env) (plugins.Plugin, error) { return New(cfg, e) }, err
 	}}
 }
 
-// Plugin is authentication and authorization.
-type Plugin struct {
-	meta     interface{ Snapshot() *meta.Snapshot }
-	log      *slog.Logger
-	verdicts [verdicts]prometheus.Counter
-	nobody   string // the hash of a key that nobody has: what a secret is compared with where there is nothing else
-}
-
-// New makes a Plugin. It panics where the metrics are registered already.
-func New(c Config) *Plugin {
-	p := &Plugin{meta: c.Meta, log: c.Log}
+// New makes a Plugin. It fails where a file that the options name can't be used, and panics where the metrics are registered
+// already. Until meta has been read nobody is let in.
+func New(o *Options, e plugins.Env) (*Plugin, error) {
+	p := &Plugin{meta: e.Meta, log: e.Log, secrets: e.Secrets}
 	_, _, p.nobody = meta.NewSecret()
+	p.streams.wake = make(chan struct{}, 1)
+	var err error
+	if p.tokens, err = newTokens(o, e, p.streams.check); err != nil {
+		return nil, err
+	}
 	vec := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "kateway_auth_total", Help: "Requests by what authentication and authorization made of them."}, []string{"result"})
-	c.Metrics.MustRegister(vec)
+	ended := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "kateway_auth_ended_total", Help: "Streams and WebSockets ended since what they had shown, or what they may, has ended."})
+	e.Metrics.MustRegister(vec, ended)
+	p.streams.ended = ended
 	for v, name := range names {
 		p.verdicts[v] = vec.WithLabelValues(name)
 	}
-	return p
+	return p, nil
 }
 
 // Identifies says that this plugin knows who calls.
 func (*Plugin) Identifies() {}
+
+// Run keeps the keys of issuers up to date, and ends streams whose time is over.
+func (p *Plugin) Run(ctx context.Context) {
+	stop := p.tokens.follow(ctx)
+	p.sweep(ctx)
+	stop()
+}
 
 // Wrap asks for credentials and rights before next. Kinds: Unauthenticated, the same text for all; Denied, the same for
 // what exists and what does not; UnknownTopic for a topic of the caller's own or one granted that is not registered;
 // InvalidParam for credentials given twice; Unavailable while nothing is known of anybody.
 func (p *Plugin) Wrap(next plugins.Handler) plugins.Handler {
 	return func(ctx context.Context, c *plugins.Call) error {
-		v, err := p.judge(ctx, c)
+		who, v, err := p.judge(ctx, c)
 		p.verdicts[v].Inc()
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
+		case c.Lasting:
+			return p.last(ctx, c, who, next)
 		}
 		return next(ctx, c)
 	}
 }
 
-// judge says who calls, in c, and whether he may.
-func (p *Plugin) judge(ctx context.Context, c *plugins.Call) (verdict, error) {
+// identity is who calls, as shown by a key, a token or a certificate.
+type identity struct {
+	app     string
+	keyID   string    // what it was shown by, or what the token was made with; "": something else
+	hash    string    // of that key, where it was shown
+	token   *token    // nil: no token
+	expires time.Time // zero: never
+	only    *limits   // nil: whatever the app may
+}
+
+// judge says who calls, in c too, and whether he may.
+func (p *Plugin) judge(ctx context.Context, c *plugins.Call) (identity, verdict, error) {
 	shown, err := read(c)
 	if err != nil {
-		return ambiguous, err
+		return identity{}, ambiguous, err
 	}
 	snap := p.meta.Snapshot()
 	if snap.Revision() == 0 {
-		return unready, fmt.Errorf("apps and keys have not been read yet; try again soon: %w", errs.Unavailable)
+		return identity{}, unready, fmt.Errorf("apps and keys have not been read yet; try again soon: %w", errs.Unavailable)
 	}
-	if v := p.identify(snap, c, &shown); v != passed {
+	who, v := p.identify(snap, c, &shown)
+	switch v {
+	case passed:
+	case unready:
+		return who, v, fmt.Errorf("the issuer's keys could not be read yet; try again soon: %w", errs.Unavailable)
+	default:
 		p.log.DebugContext(ctx, "credentials refused", "reason", names[v], "remote", c.Remote)
-		return v, errWho
+		return who, v, errWho
 	}
-	return permit(snap, c)
+	c.App, c.KeyID, c.Expires = who.app, who.keyID, who.expires
+	v, err = permit(snap, c, who.only)
+	return who, v, err
 }
 
-// identify finds whose credentials they are. It compares a hash also where there is no such key, so that the time it takes
-// does not tell which keys there are.
-func (p *Plugin) identify(snap *meta.Snapshot, c *plugins.Call, shown *credentials) verdict {
-	if !shown.given {
-		return missing
+// identify finds whose credentials they are.
+func (p *Plugin) identify(snap *meta.Snapshot, c *plugins.Call, shown *credentials) (identity, verdict) {
+	switch {
+	case !shown.given:
+		return identity{}, missing
+	case !shown.token && !looksLikeToken(shown.secret):
+		return p.byKey(snap, c, shown)
 	}
+	who, v := p.tokens.identify(shown)
+	switch {
+	case v != passed:
+		return who, v
+	case shown.claimsOther(who.app):
+		return who, otherApp
+	}
+	return who, still(snap, &who, c.Op, time.Now())
+}
+
+// byKey compares a hash also where there is no such key, so that the time it takes does not tell which keys there are.
+func (p *Plugin) byKey(snap *meta.Snapshot, c *plugins.Call, shown *credentials) (identity, verdict) {
 	secret := shown.secret
 	if len(secret) > maxSecret {
 		secret = ""
@@ -115,23 +163,48 @@ func (p *Plugin) identify(snap *meta.Snapshot, c *plugins.Call, shown *credentia
 	same := meta.CheckSecret(secret, hash)
 	switch {
 	case id == "":
-		return malformed
+		return identity{}, malformed
 	case key == nil:
-		return unknown
+		return identity{}, unknown
 	case !same:
-		return wrong
+		return identity{}, wrong
 	case shown.claimsOther(app.Name):
+		return identity{}, otherApp
+	}
+	who := identity{app: app.Name, keyID: key.KeyID, hash: key.Hash}
+	if key.Expires != nil {
+		who.expires = *key.Expires
+	}
+	return who, counts(app, key, &who, c.Op, time.Now())
+}
+
+// still reports whether what was shown counts by now.
+func still(snap *meta.Snapshot, who *identity, op plugins.Op, now time.Time) verdict {
+	if who.keyID == "" {
+		return counts(snap.App(who.app), nil, who, op, now)
+	}
+	app, key := snap.Key(who.keyID)
+	if key == nil || app.Name != who.app || who.hash != "" && who.hash != key.Hash {
+		return unknown
+	}
+	return counts(app, key, who, op, now)
+}
+
+// counts reports whether it does for this app and key, as they are now.
+func counts(app *meta.App, key *meta.Key, who *identity, op plugins.Op, now time.Time) verdict {
+	switch {
+	case app == nil:
 		return otherApp
 	case app.Disabled:
 		return disabled
-	case key.Expires != nil && !time.Now().Before(*key.Expires):
+	case !who.expires.IsZero() && !now.Before(who.expires):
 		return expired
-	case !fits(key.Use, c.Op):
+	case key == nil:
+		return passed
+	case key.Expires != nil && !now.Before(*key.Expires):
+		return expired
+	case !fits(key.Use, op):
 		return otherUse
-	}
-	c.App, c.KeyID = app.Name, key.KeyID
-	if key.Expires != nil {
-		c.Expires = *key.Expires
 	}
 	return passed
 }
@@ -149,12 +222,16 @@ func fits(use string, op plugins.Op) bool {
 
 // permit decides whether the caller, who is known by now, may do it. What it answers about another app's topic depends
 // on grants alone, never on whether the topic exists.
-func permit(snap *meta.Snapshot, c *plugins.Call) (verdict, error) {
+func permit(snap *meta.Snapshot, c *plugins.Call, only *limits) (verdict, error) {
 	t := meta.Topic{App: c.Owner, Name: c.Topic, Ver: c.Ver}
 	if t.App == "" && c.Op == plugins.Publish {
 		t.App = c.App
 	}
 	switch {
+	case only != nil && !only.allow(c.Op, t, c.Group):
+		return denied, fmt.Errorf("the token of app %s is not for this: %w", c.App, errs.Denied)
+	case c.Topic == "": // it is known who calls, and nothing is asked for: what is wrong with the request is told next
+		return passed, nil
 	case c.Op == plugins.Publish && t.App != c.App:
 		return denied, fmt.Errorf("app %s may not publish to %s: an app publishes to its own topics: %w", c.App, t, errs.Denied)
 	case c.Op != plugins.Publish && !snap.MayRead(c.App, c.Group, t):

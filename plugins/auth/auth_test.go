@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,12 +35,43 @@ type world struct {
 	dir    *meta.Directory
 	plugin *Plugin
 	keys   keys
-	log    bytes.Buffer
+	log    logBuffer
+
+	options string   // of the plugin, as in the file
+	secrets [][]byte // the gateways'
 }
 
-func newWorld(t testing.TB) *world {
+// logBuffer is a log that several may write to.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(b)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// options reads options as they stand in the file.
+func options(t testing.TB, text string) *Options {
 	t.Helper()
-	w := &world{t: t, keys: keys{}}
+	o, err := readOptions(plugins.ParseOptions(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func newWorld(t testing.TB, opts ...string) *world {
+	t.Helper()
+	w := &world{t: t, keys: keys{}, options: strings.Join(opts, "\n"), secrets: [][]byte{bytes.Repeat([]byte("s"), 32)}}
 	src := mem.New()
 	w.dir = meta.NewDirectory(meta.Config{Source: src, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -59,9 +91,14 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-func (w *world) over(m interface{ Snapshot() *meta.Snapshot }) *Plugin {
+func (w *world) over(m plugins.Meta) *Plugin {
 	log := slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	return New(Config{Meta: m, Log: log, Metrics: prometheus.NewRegistry()})
+	w.t.Helper()
+	p, err := New(options(w.t, w.options), plugins.Env{ID: "gw1", Meta: m, Log: log, Metrics: prometheus.NewRegistry(), Secrets: func() [][]byte { return w.secrets }})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return p
 }
 
 func (w *world) put(r meta.Record) {
@@ -403,7 +440,7 @@ func BenchmarkJudge(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
 					c.App = ""
-					_, _ = w.plugin.judge(b.Context(), c)
+					_, _, _ = w.plugin.judge(b.Context(), c)
 				}
 			})
 		}

@@ -13,6 +13,7 @@ import (
 // credentials is what a request shows.
 type credentials struct {
 	given  bool      // there is something, good or not
+	token  bool      // it came by access_token: nothing but a token of the gateways' own counts
 	secret string    // "" where it can't be one
 	apps   [2]string // whom it claims to be: by Appid, by Basic; "" = does not say
 }
@@ -64,6 +65,8 @@ func (s *credentials) authorization(value string) {
 		if app, key, ok := strings.Cut(string(pair), ":"); ok && app != "" {
 			s.apps[1], s.secret = app, key
 		}
+	case scheme == plugins.AccessToken:
+		s.token, s.secret = true, rest
 	}
 }
 

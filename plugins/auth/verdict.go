@@ -6,13 +6,14 @@ type verdict uint8
 const (
 	passed       verdict = iota
 	missing              // no credentials, or a key without Appid
-	malformed            // they can't be a key
+	malformed            // they can't be a key, a token or a certificate that is mapped
 	unknown              // no such key
 	wrong                // the key's secret is another
-	otherApp             // the key is another app's than claimed
+	otherApp             // the key is another app's than claimed, or speaks for none
 	disabled             // the app is
-	expired              // the key has
+	expired              // the key or token has
 	otherUse             // a key to publish shown to subscribe, or the reverse
+	badToken             // not an issuer's of ours, not signed by it, or not for us
 	ambiguous            // two of what there must be one of
 	denied               // not granted
 	unregistered         // no such topic
@@ -31,6 +32,7 @@ var names = [verdicts]string{
 	disabled:     "disabled",
 	expired:      "expired",
 	otherUse:     "other_use",
+	badToken:     "bad_token",
 	ambiguous:    "invalid_param",
 	denied:       "denied",
 	unregistered: "unknown_topic",
