@@ -283,6 +283,9 @@ func (r *Reader) cursor() []byte {
 // AppendCursor appends the text of the cursor behind what Next has answered last, or of where the reader began.
 func (r *Reader) AppendCursor(dst []byte) []byte { return r.at.Append(dst) }
 
+// Drain ends the reader as a stop of the gateway does, for its client to come again. It may be called concurrently with Next.
+func (r *Reader) Drain() { r.end() }
+
 // end has Next answer errs.Draining.
 func (r *Reader) end() { r.ending.Do(func() { close(r.done) }) }
 

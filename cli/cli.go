@@ -93,15 +93,15 @@ func run(own plugins.Table, args, environ []string, stdin io.Reader, stdout, std
 	return serve(in.config, func() (gateway.Config, error) {
 		again, err := parse(own, args, environ, io.Discard, io.Discard)
 		return again.config, err
-	}, adminKeyOf(environ), stderr)
+	}, environ, stderr)
 }
 
-// adminKeyOf is the key of the management API that the environment has. It is no option, since those may stand on the
-// command line, where everybody on the machine can read them.
-func adminKeyOf(environ []string) string {
+// variable is the value of a variable that is no option. The key of the management API is one, since options may stand on
+// the command line, where everybody on the machine can read them.
+func variable(environ []string, name string) string {
 	for _, e := range environ {
-		if key, found := strings.CutPrefix(e, envAdminKey+"="); found {
-			return key
+		if value, found := strings.CutPrefix(e, name+"="); found {
+			return value
 		}
 	}
 	return ""

@@ -23,8 +23,9 @@ const (
 	envAdminKey = envPrefix + "ADMIN_KEY"
 )
 
-// others are variables that are no options: the admin key, and those of kateway gk, which may be set in the same shell.
-var others = []string{"ADMIN_KEY", "APP_KEY", "APP_KEY_FILE", "CA_FILE"} // read only
+// others are variables that are no options: the admin key, those of kateway gk, which may be set in the same shell, and what
+// a process says to the one that takes over from it.
+var others = []string{"ADMIN_KEY", "APP_KEY", "APP_KEY_FILE", "CA_FILE", "HANDOVER"} // read only
 
 // commas are those of a list, with the space that people put behind them.
 var commas = regexp.MustCompile(`\s*,\s*`)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"sync"
 	"syscall"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
@@ -16,68 +17,192 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/kateway/kateway/gateway"
+	"github.com/kateway/kateway/internal/handover"
 )
 
-// serve runs the gateway until a signal ends it. again reads the configuration anew.
-func serve(cfg gateway.Config, again func() (gateway.Config, error), adminKey string, stderr io.Writer) int {
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(signals)
+// service is the gateway that serves, and what surrounds it.
+type service struct {
+	cfg      gateway.Config
+	again    func() (gateway.Config, error) // reads the configuration anew
+	adminKey string
+	log      *slog.Logger
+	level    slog.LevelVar
+	before   *handover.Parent // the process that this one takes over from; nil: none
+	binary   string           // where our program is, so that a newer one is found there
 
-	var level slog.LevelVar
-	log := newLogger(&cfg, &level, stderr)
-	limitMemory(log)
+	stop    context.CancelFunc
+	gateway *gateway.Gateway // the one that serves; nil while it starts
+	started chan startup
+	ended   chan error // what its Run answered
+	runs    sync.WaitGroup
+	ending  bool // an end was asked for
+	told    bool // by a signal
+	swap    swap
+}
+
+// startup is how a start went.
+type startup struct {
+	gateway *gateway.Gateway
+	err     error
+}
+
+// serve runs the gateway until a signal ends it. again reads the configuration anew.
+func serve(cfg gateway.Config, again func() (gateway.Config, error), environ []string, stderr io.Writer) int {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR2)
+	defer signal.Stop(signals)
+	s := &service{
+		cfg: cfg, again: again, adminKey: variable(environ, envAdminKey), binary: ourBinary(),
+		started: make(chan startup, 1), ended: make(chan error, 2), swap: swap{done: make(chan outcome, 1)},
+	}
+	s.log = newLogger(&cfg, &s.level, stderr)
+	limitMemory(s.log)
+	deps, err := s.inherit(variable(environ, handover.Variable))
+	if err != nil {
+		s.log.Error("can't start", "error", err)
+		return exitFailed
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	started := make(chan *gateway.Gateway, 1)
-	go attend(signals, stop, started, again, log)
+	s.stop = stop
+	go func() {
+		g, err := gateway.New(ctx, cfg, deps)
+		s.started <- startup{g, err}
+	}()
+	return s.attend(ctx, signals)
+}
 
-	sockets, err := inherited(log)
-	if err != nil {
-		log.Error("can't start", "error", err)
-		return exitFailed
-	}
-	g, err := gateway.New(ctx, cfg, gateway.Deps{
-		Log: log, Level: &level, Version: version(), Sockets: sockets, AdminKey: adminKey,
-		Notify: func(state string) {
-			if _, err := daemon.SdNotify(false, state); err != nil {
-				log.Warn("can't tell systemd", "state", state, "error", err)
+// attend does what signals ask for until the process ends: the first that asks for an end stops the gateway in order, the
+// second ends the process as it is, which loses nothing that was answered; SIGHUP reads configuration and certificates
+// anew, SIGUSR2 has another process take over.
+func (s *service) attend(ctx context.Context, signals <-chan os.Signal) int {
+	alive := watchdog(s.log)
+	defer alive.stop()
+	for {
+		select {
+		case n := <-s.started:
+			if n.err != nil {
+				s.log.Error("can't start", "error", n.err)
+				return exitFailed
 			}
-		},
-	})
-	if err != nil {
-		log.Error("can't start", "error", err)
-		return exitFailed
+			s.gateway = n.gateway
+			s.run(ctx, n.gateway)
+			s.rest()
+		case sig := <-signals:
+			s.signal(sig)
+		case <-s.stopGiven():
+			s.log.Info("the process before this one was told to stop: stopping")
+			s.end()
+		case err := <-s.ended:
+			return s.over(err)
+		case o := <-s.swap.done:
+			if code, over := s.swapped(ctx, o, signals); over {
+				return code
+			}
+		case <-alive.tick():
+			alive.tell(s.notify)
+		}
 	}
-	started <- g
-	if err := g.Run(ctx); err != nil {
+}
+
+// run runs the gateway that serves from now on.
+func (s *service) run(ctx context.Context, g *gateway.Gateway) {
+	s.runs.Go(func() {
+		err := g.Run(ctx)
+		if !g.HandedOver() {
+			s.ended <- err
+		}
+	})
+}
+
+// over ends the process, once also those gateways have ended that have handed over.
+func (s *service) over(err error) int {
+	s.swap.abort()
+	s.swap.kill()
+	s.runs.Wait()
+	if err != nil {
 		return exitFailed
 	}
 	return exitOK
 }
 
-// attend follows signals until the process ends: the first that asks for an end stops the gateway in order, the second
-// ends the process as it is, which loses nothing that was answered; SIGHUP reads configuration and certificates anew.
-func attend(signals <-chan os.Signal, stop context.CancelFunc, started <-chan *gateway.Gateway, again func() (gateway.Config, error), log *slog.Logger) {
-	var g *gateway.Gateway
-	stopping := false
-	for {
-		select {
-		case g = <-started:
-		case s := <-signals:
-			switch {
-			case s == syscall.SIGHUP:
-				reload(g, again, log)
-			case stopping:
-				log.Error("second signal: ending at once", "signal", s.String())
-				os.Exit(exitFailed)
-			default:
-				log.Info("signal: stopping; a second one ends at once", "signal", s.String())
-				stopping = true
-				stop()
-			}
+func (s *service) signal(sig os.Signal) {
+	switch {
+	case sig == syscall.SIGUSR2:
+		s.takeOver()
+	case sig == syscall.SIGHUP:
+		s.reload()
+	default:
+		if s.told {
+			s.log.Error("second signal: ending at once", "signal", sig.String())
+			s.swap.kill()
+			os.Exit(exitFailed)
+		}
+		s.log.Info("signal: stopping; a second one ends at once", "signal", sig.String())
+		s.told = true
+		s.end()
+	}
+}
+
+// end stops the gateway in order.
+func (s *service) end() {
+	s.ending = true
+	s.swap.abort()
+	s.stop()
+}
+
+// stopGiven tells that the process before this one was asked for an end, when it was us already who served.
+func (s *service) stopGiven() <-chan struct{} {
+	if s.before == nil || s.ending {
+		return nil
+	}
+	return s.before.Stopped()
+}
+
+func (s *service) notify(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		s.log.Warn("can't tell systemd", "state", state, "error", err)
+	}
+}
+
+// inherit takes what this process was started with: the sockets of systemd, or of the process before this one.
+func (s *service) inherit(before string) (gateway.Deps, error) {
+	deps := s.deps()
+	if before == "" {
+		var err error
+		deps.Sockets, err = inherited(s.log)
+		return deps, err
+	}
+	parent, err := handover.Inherit(before)
+	if err != nil {
+		return deps, err
+	}
+	s.before = parent
+	deps.Predecessor, deps.Successor = parent, true
+	keep(&deps, parent.Sockets())
+	// The process before this one tells systemd, as soon as it has named us: before, nobody would listen.
+	deps.Notify = func(state string) {
+		if state != daemon.SdNotifyReady {
+			s.notify(state)
 		}
 	}
+	return deps, nil
+}
+
+// keep has a gateway go on with the sockets of the one before.
+func keep(deps *gateway.Deps, sockets []handover.Socket) {
+	deps.Sockets, deps.Kept = map[gateway.Role]net.Listener{}, nil
+	for _, k := range sockets {
+		if k.Given {
+			deps.Sockets[gateway.Role(k.Roles[0])] = k.Listener
+		} else {
+			deps.Kept = append(deps.Kept, k)
+		}
+	}
+}
+
+func (s *service) deps() gateway.Deps {
+	return gateway.Deps{Log: s.log, Level: &s.level, Version: version(), AdminKey: s.adminKey, Notify: s.notify}
 }
 
 // inherited are the sockets that systemd opened for us, by the roles that their units name (FileDescriptorName=pub).
@@ -98,16 +223,21 @@ func inherited(log *slog.Logger) (map[gateway.Role]net.Listener, error) {
 	return sockets, nil
 }
 
-func reload(g *gateway.Gateway, again func() (gateway.Config, error), log *slog.Logger) {
-	if g == nil {
+// reload takes over what can be changed while serving. During a swap that waits: whoever serves then does it.
+func (s *service) reload() {
+	if s.gateway == nil {
 		return // it reads the newest anyway
 	}
-	cfg, err := again()
+	if s.swap.on {
+		s.swap.reload = true
+		return
+	}
+	cfg, err := s.again()
 	if err == nil {
-		err = g.Reload(cfg)
+		err = s.gateway.Reload(cfg)
 	}
 	if err != nil {
-		log.Error("reload: all stays as it was", "error", err)
+		s.log.Error("reload: all stays as it was", "error", err)
 	}
 }
 

@@ -60,7 +60,11 @@ func openCluster(g *Gateway) (*cluster, error) {
 		if c.session, err = openZooKeeper(&g.cfg, g.log); err != nil {
 			return nil, err
 		}
-		c.source, c.registry = metazk.New(c.session, g.log), registryzk.New(c.session, g.log)
+		r := registryzk.New(c.session, g.log)
+		if g.deps.Successor {
+			r.TakeOver()
+		}
+		c.source, c.registry = metazk.New(c.session, g.log), r
 		keep = filepath.Join(g.cfg.Data, "meta-snapshot.json")
 	}
 	c.meta = meta.NewDirectory(meta.Config{Source: c.source, Keep: keep, Log: g.log, Metrics: g.metrics})
@@ -166,6 +170,14 @@ func (c *cluster) peers() []peer.Member {
 		return nil
 	}
 	return c.pool.Members()
+}
+
+// release gives up what only one process may have. What is known of tenants stays known.
+func (c *cluster) release() error {
+	if c.session != nil {
+		return nil
+	}
+	return c.source.Close()
 }
 
 // close ends what is left; the store has been closed before.

@@ -32,7 +32,7 @@ func newEngine(g *Gateway, secret func() []byte) *engine {
 	topics := meta.NewTopics(g.cluster.meta, open)
 	var router *home.Router
 	hub := group.NewHub(group.Config{
-		Store: g.store, Publisher: g.store, Admin: g.store, Policy: g.policy,
+		Store: g.groupsStore(), Publisher: g.store, Admin: g.store, Policy: g.policy,
 		Instance: g.cfg.ID, Gone: func(instance string) bool { return router.Gone(instance) },
 		Secret: secret, Log: g.log, Metrics: g.metrics,
 	})
@@ -46,8 +46,8 @@ func newEngine(g *Gateway, secret func() []byte) *engine {
 		hub:     hub,
 		router:  router,
 		readers: readers,
-		pub:     pub.New(pub.Config{Store: g.toStore, Topics: topics, Gate: g.chain.gate, Limits: publishLimits(&g.cfg), Log: g.log, Metrics: g.metrics}),
-		sub:     sub.New(sub.Config{Groups: router, Readers: readers, Topics: topics, Queue: queueMaker(g.store), Merge: merge, Gate: g.chain.gate, Log: g.log, Metrics: g.metrics}),
+		pub:     pub.New(pub.Config{Store: g.toStore, Topics: topics, Relay: publishes{g.relay}, Gate: g.chain.gate, Limits: publishLimits(&g.cfg), Log: g.log, Metrics: g.metrics}),
+		sub:     sub.New(sub.Config{Groups: laneGroups{router}, Readers: laneReaders{readers}, Topics: topics, Queue: queueMaker(g.store), Merge: merge, Gate: g.chain.gate, Log: g.log, Metrics: g.metrics}),
 	}
 }
 
@@ -99,8 +99,16 @@ func (e *engine) drain(over time.Duration) {
 	e.readers.Drain(over)
 }
 
+// stay is drain at once, for a gateway that goes on in another process: its groups are not sent to other gateways.
+func (e *engine) stay() {
+	e.pub.Drain(0)
+	e.router.Stay()
+	e.hub.Drain(0)
+	e.readers.Drain(0)
+}
+
 // close waits for WebSockets and publishes, then for the groups, which commit and leave.
-func (e *engine) close(limit context.Context) error {
+func (e *engine) close(limit context.Context, goodbye time.Duration) error {
 	soon, cancel := context.WithTimeout(limit, goodbye) // clients that do not read must not take the groups' time
 	defer cancel()
 	return errors.Join(bounded(soon, "WebSockets of publishers", e.pub.Wait), bounded(soon, "WebSockets of subscribers", e.sub.Close),

@@ -22,11 +22,13 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/kateway/kateway/internal/handover"
 	"github.com/kateway/kateway/internal/httpx"
 	"github.com/kateway/kateway/internal/online"
 	"github.com/kateway/kateway/manager"
 	"github.com/kateway/kateway/peer"
 	"github.com/kateway/kateway/plugins"
+	"github.com/kateway/kateway/registry"
 	"github.com/kateway/kateway/store"
 	"github.com/kateway/kateway/store/breaker"
 	"github.com/kateway/kateway/store/clusters"
@@ -40,6 +42,12 @@ type Deps struct {
 	Store   store.Store // instead of the one that the configuration names; the gateway closes it
 	// Sockets are open already, as systemd hands them over; the addresses of the configuration are not opened then.
 	Sockets map[Role]net.Listener
+	// Kept are open already since the gateway before us served on them; those that the configuration does not want are closed.
+	Kept []handover.Socket
+	// Predecessor, if not nil, is the process that this one takes over from, while that still serves.
+	Predecessor *handover.Parent
+	// Successor says that a gateway of this id was listed a moment ago, and that we are in its place.
+	Successor bool
 	// AdminKey opens the management API where no file has it; "" is none.
 	AdminKey string
 	// Notify, if not nil, is told what systemd wants to know: READY=1, STOPPING=1.
@@ -54,6 +62,7 @@ type Gateway struct {
 	metrics *prometheus.Registry
 	certs   *certificate // nil without TLS
 	peerTLS *peerTLS     // nil where gateways know each other by the cluster's secret
+	first   store.Store  // the one that the configuration names
 	store   *clusters.Stores
 	breaker *breaker.Breaker // before the store
 	toStore store.Publisher  // what publishes go to
@@ -66,6 +75,8 @@ type Gateway struct {
 	health  *health
 	tables  map[Role][]httpx.Route
 	servers []*server
+	lanes   *server // of requests that come to our predecessor; nil without one
+	relay   *relay
 
 	started   time.Time
 	keyGiven  bool          // the operator brings the admin key
@@ -73,6 +84,12 @@ type Gateway struct {
 	rate      rate          // of them
 	draining  atomic.Bool
 	fatal     chan error // a reason to stop that was not asked for
+	handing   chan succession
+	over      chan struct{} // closed when Run returns
+
+	background    context.Context //nolint:containedctx // the lifetime of what goes on in the background
+	endBackground context.CancelFunc
+	work          sync.WaitGroup // in the background
 
 	reloading sync.Mutex // guards cfg after New
 }
@@ -88,8 +105,9 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Gateway, error) {
 	}
 	g := &Gateway{
 		cfg: cfg, deps: deps, log: deps.Log, metrics: prometheus.NewRegistry(), online: online.NewTracker(),
-		fatal: make(chan error, 1), started: time.Now().UTC(),
+		fatal: make(chan error, 1), started: time.Now().UTC(), relay: newRelay(), handing: make(chan succession), over: make(chan struct{}),
 	}
+	g.background, g.endBackground = context.WithCancel(context.WithoutCancel(ctx))
 	if err := g.open(ctx); err != nil {
 		g.abandon()
 		return nil, err
@@ -128,28 +146,24 @@ func (g *Gateway) open(ctx context.Context) error {
 	return nil
 }
 
-// openParts opens what the roles stand on.
+// openParts opens what the roles stand on. What our predecessor has comes after all else, since nobody can publish
+// between its end and ours.
 func (g *Gateway) openParts(ctx context.Context, secret []byte) error {
 	adminKey, err := givenAdminKey(g.cfg.AdminKeyFile, g.deps.AdminKey)
 	if err != nil {
 		return err
 	}
 	g.keyGiven = adminKey != ""
-	if g.cluster, err = openCluster(g); err != nil {
+	if err := g.openShared(ctx); err != nil {
 		return err
 	}
-	if g.cfg.address(Peer) != off {
-		if g.cluster.pool, err = g.newPool(); err != nil {
-			return err
-		}
+	if err := g.succeed(ctx); err != nil {
+		return err
 	}
-	first := g.deps.Store
-	if first == nil {
-		if first, err = openStore(ctx, &g.cfg, g.log); err != nil {
-			return err
-		}
+	if err := g.openOwned(ctx); err != nil {
+		return err
 	}
-	g.store = g.clusters(first)
+	g.store = g.clusters(g.first)
 	g.breaker = breaker.New(breaker.Config{Store: g.store, Log: g.log, Metrics: g.metrics})
 	g.toStore = g.breaker.Publisher()
 	if g.chain, err = openChain(ctx, g, secret); err != nil {
@@ -158,6 +172,46 @@ func (g *Gateway) openParts(ctx context.Context, secret []byte) error {
 	g.engine = newEngine(g, g.cluster.receiptSecret(secret))
 	g.manager = newManager(g, adminKey)
 	return nil
+}
+
+// openShared opens what several processes may use at a time.
+func (g *Gateway) openShared(ctx context.Context) error {
+	if g.cfg.ZK != "" {
+		if err := g.openCluster(); err != nil {
+			return err
+		}
+	}
+	if g.first = g.deps.Store; g.first == nil && g.cfg.StoreKind() == "kafka" {
+		var err error
+		if g.first, err = openStore(ctx, &g.cfg, g.log); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openOwned opens what one process at a time may use.
+func (g *Gateway) openOwned(ctx context.Context) (err error) {
+	if g.cluster == nil {
+		if err := g.openCluster(); err != nil {
+			return err
+		}
+	}
+	if g.first == nil {
+		g.first, err = openStore(ctx, &g.cfg, g.log)
+	}
+	return err
+}
+
+func (g *Gateway) openCluster() (err error) {
+	if g.cluster, err = openCluster(g); err != nil {
+		return err
+	}
+	g.cluster.follow(g.background, &g.work)
+	if g.cfg.address(Peer) != off {
+		g.cluster.pool, err = g.newPool()
+	}
+	return err
 }
 
 // listen opens a socket per address.
@@ -170,6 +224,12 @@ func (g *Gateway) listen(ctx context.Context) ([]net.Listener, error) {
 			return nil, err
 		}
 		list = append(list, ln)
+	}
+	for _, k := range g.deps.Kept {
+		if !slices.Contains(list, k.Listener) {
+			g.log.Info("the configuration no longer names this address", "address", k.Address)
+			_ = k.Close()
+		}
 	}
 	return list, nil
 }
@@ -187,6 +247,11 @@ func (g *Gateway) socket(ctx context.Context, e endpoint) (net.Listener, error) 
 			}
 		}
 		return ln, nil
+	}
+	for _, k := range g.deps.Kept {
+		if !k.Given && k.Roles[0] == string(e.roles[0]) && (k.Address == e.addr || k.Addr().String() == e.addr) {
+			return k.Listener, nil
+		}
 	}
 	return listen(ctx, e.addr)
 }
@@ -229,7 +294,7 @@ func (g *Gateway) serveOn(listeners []net.Listener) {
 				g.fill(t, m, r, debugRoutes(g.guardDebug))
 			}
 		}
-		g.servers = append(g.servers, g.newServer(e.roles, listeners[i], t))
+		g.servers = append(g.servers, g.newServer(e, listeners[i], g.relay.guard(e.roles[0], t)))
 	}
 	g.countConnections()
 }
@@ -316,25 +381,21 @@ const leaveTime = 3 * time.Second
 // Run serves until ctx ends or something fails that can't be mended, then stops in order: nil in the first case, the
 // reason in the second. It may be called once.
 func (g *Gateway) Run(ctx context.Context) error {
-	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	var wg sync.WaitGroup
-	g.cluster.follow(background, &wg)
+	defer close(g.over)
+	defer g.endBackground()
 	g.cluster.loaded(ctx)
 	g.chain.start(ctx)
-	listed, unlist := context.WithCancel(background)
-	defer unlist()
+	listed, unlist := context.WithCancelCause(g.background)
+	defer unlist(nil)
 	var listing sync.WaitGroup
-	g.cluster.join(listed, &listing, g.self, g.engine.router.Update)
-	g.duties(background, &wg)
-	wg.Go(func() { g.health.run(background) })
-	for _, s := range g.servers {
-		wg.Go(func() {
-			if err := s.serve(); !g.draining.Load() && !errors.Is(err, http.ErrServerClosed) {
-				g.fail(fmt.Errorf("serving on %s: %w", s.ln.Addr(), err))
-			}
-		})
-	}
+	listing.Go(func() {
+		if g.awaitGroups(listed) {
+			g.cluster.join(listed, &listing, g.self, g.engine.router.Update)
+		}
+	})
+	g.duties(g.background, &g.work)
+	g.work.Go(func() { g.health.run(g.background) })
+	g.serve()
 	g.announce()
 	var reason error
 	select {
@@ -342,15 +403,35 @@ func (g *Gateway) Run(ctx context.Context) error {
 	case reason = <-g.fatal:
 	case <-g.store.Done():
 		reason = fmt.Errorf("the store can't go on: %w", g.store.Err())
+	case s := <-g.handing:
+		unlist(registry.ErrKeep)
+		g.work.Go(listing.Wait)
+		return g.giveUp(s)
 	}
 	if reason != nil {
 		g.log.Error("stopping, since it can't go on", "error", reason)
 	}
 	g.notify("STOPPING=1")
 	g.leaveGroups()
-	unlist()
-	wg.Go(listing.Wait)
-	return errors.Join(reason, g.stop(cancel, &wg))
+	unlist(nil)
+	g.work.Go(listing.Wait)
+	return errors.Join(reason, g.stop())
+}
+
+// serve accepts connections from now on.
+func (g *Gateway) serve() {
+	for _, s := range g.servers {
+		g.work.Go(func() {
+			if err := s.serve(); !g.draining.Load() && !errors.Is(err, http.ErrServerClosed) {
+				g.fail(fmt.Errorf("serving on %s: %w", s.ln.Addr(), err))
+			}
+		})
+	}
+	if p := g.deps.Predecessor; p != nil {
+		g.lanes = newServer(&g.cfg, endpoint{}, p.Lanes(), http.HandlerFunc(g.fromLane), nil, g.log)
+		g.lanes.http.ConnContext, g.lanes.conns.gone = g.online.ConnContext, g.online.Closed
+		g.work.Go(func() { _ = g.lanes.serve() }) // until the predecessor has ended
+	}
 }
 
 // leaveGroups has our groups commit and go to their next homes while we are still listed: of a gateway that is not listed the
@@ -383,6 +464,11 @@ func (g *Gateway) announce() {
 		g.log.Warn("open mode with --insecure: whoever reaches the addresses may publish, read and delete everything")
 	}
 	g.notify("READY=1")
+	if p := g.deps.Predecessor; p != nil {
+		if err := p.Serving(); err != nil {
+			g.log.Warn("the process before this one is gone already", "error", err)
+		}
+	}
 }
 
 // Reload takes over what can be changed while serving: the log level and the content of the certificate files. Of the

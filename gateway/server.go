@@ -31,6 +31,7 @@ const (
 
 // server is one listener with what serves on it.
 type server struct {
+	addr  string // as the configuration says
 	roles []Role
 	ln    net.Listener // the socket
 	kept  bool         // by who handed the socket over, when we close it
@@ -71,8 +72,9 @@ func (s *server) hangUp() {
 	_ = s.ln.Close() // fails only where it is closed already
 }
 
-// newServer makes what serves h on ln for the roles.
-func (g *Gateway) newServer(roles []Role, ln net.Listener, h http.Handler) *server {
+// newServer makes what serves h on ln, the socket of an endpoint.
+func (g *Gateway) newServer(e endpoint, ln net.Listener, h http.Handler) *server {
+	roles := e.roles
 	var tlsConfig *tls.Config // each its own, since net/http writes to it
 	from := ln
 	switch {
@@ -83,7 +85,7 @@ func (g *Gateway) newServer(roles []Role, ln net.Listener, h http.Handler) *serv
 	case g.certs != nil:
 		tlsConfig = g.certs.config()
 	}
-	s := newServer(&g.cfg, roles, ln, h, tlsConfig, g.log)
+	s := newServer(&g.cfg, e, ln, h, tlsConfig, g.log)
 	s.from = from
 	s.kept = slices.Contains(slices.Collect(maps.Values(g.deps.Sockets)), ln)
 	if roles[0] != Peer {
@@ -94,8 +96,8 @@ func (g *Gateway) newServer(roles []Role, ln net.Listener, h http.Handler) *serv
 }
 
 // newServer serves in clear text or, with a TLS configuration, encrypted; HTTP/1.1 and HTTP/2 either way.
-func newServer(cfg *Config, roles []Role, ln net.Listener, h http.Handler, tlsConfig *tls.Config, logger *slog.Logger) *server {
-	s := &server{roles: roles, ln: ln, from: ln}
+func newServer(cfg *Config, e endpoint, ln net.Listener, h http.Handler, tlsConfig *tls.Config, logger *slog.Logger) *server {
+	s := &server{addr: e.addr, roles: e.roles, ln: ln, from: ln}
 	s.conns.zero = make(chan struct{}, 1)
 	p := new(http.Protocols)
 	p.SetHTTP1(true)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -21,7 +22,7 @@ const reserve = 5 * time.Second
 //  4. publishes queued in memory are stored, groups commit and leave, the store closes, ZooKeeper last.
 //
 // It is net/http's keep-alives that must stay on until step 3: switching them off closes idle connections at once.
-func (g *Gateway) stop(background context.CancelFunc, wg *sync.WaitGroup) error {
+func (g *Gateway) stop() error {
 	began := time.Now()
 	limit, cancel := context.WithTimeout(context.Background(), g.cfg.DrainLimit)
 	defer cancel()
@@ -33,11 +34,8 @@ func (g *Gateway) stop(background context.CancelFunc, wg *sync.WaitGroup) error 
 	g.engine.drain(g.cfg.DrainGrace)
 	g.letGo(limit)
 	g.shutdown(limit)
-	background()
-	err := errors.Join(g.engine.close(limit), bounded(limit, "plugins", g.chain.end), bounded(limit, "store", g.store.Close), bounded(limit, "background work", func(context.Context) error {
-		wg.Wait()
-		return nil
-	}), bounded(limit, "meta and registry", g.cluster.close))
+	g.endBackground()
+	err := errors.Join(g.engine.close(limit, goodbye), g.closeOwned(limit))
 	if err != nil {
 		g.log.Error("stopped, not all of it in order", "took", time.Since(began), "error", err)
 		return err
@@ -50,9 +48,17 @@ func (g *Gateway) stop(background context.CancelFunc, wg *sync.WaitGroup) error 
 func (g *Gateway) abandon() {
 	ctx, cancel := context.WithTimeout(context.Background(), reserve)
 	defer cancel()
-	if g.store != nil {
+	g.endBackground()
+	switch {
+	case g.store != nil:
 		_ = g.store.Close(ctx)
+	case g.first != nil:
+		_ = g.first.Close(ctx)
 	}
+	_ = bounded(ctx, "background work", func(context.Context) error {
+		g.work.Wait()
+		return nil
+	})
 	if g.cluster != nil {
 		_ = g.cluster.close(ctx)
 	}
@@ -98,7 +104,11 @@ func (g *Gateway) shutdown(limit context.Context) {
 	ctx, cancel := context.WithDeadline(limit, deadline.Add(-min(reserve, g.cfg.DrainLimit/2)))
 	defer cancel()
 	var wg sync.WaitGroup
-	for _, s := range g.servers {
+	servers := g.servers
+	if g.lanes != nil {
+		servers = append(slices.Clone(servers), g.lanes)
+	}
+	for _, s := range servers {
 		wg.Go(func() {
 			if s.http.Shutdown(ctx) == nil {
 				return

@@ -28,7 +28,7 @@ func openStore(ctx context.Context, c *Config, log *slog.Logger) (store.Store, e
 		return openKafka(ctx, c, log)
 	}
 	s, err := embedded.Open(embedded.Config{
-		Dir: filepath.Join(c.Data, "store"), Log: log,
+		Dir: storeDir(c), Log: log,
 		Partitions: c.Partitions, Retention: c.Retention,
 		MaxMessage: max(int(c.MaxMessage), 1<<20) + int(c.MaxKey) + int(c.MaxHeader),
 	})
@@ -37,6 +37,9 @@ func openStore(ctx context.Context, c *Config, log *slog.Logger) (store.Store, e
 	}
 	return s, nil
 }
+
+// storeDir is where the embedded store is.
+func storeDir(c *Config) string { return filepath.Join(c.Data, "store") }
 
 func openKafka(ctx context.Context, c *Config, log *slog.Logger) (store.Store, error) {
 	ctx, cancel := context.WithTimeout(ctx, kafkaPatience)

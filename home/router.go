@@ -431,6 +431,17 @@ func (r *Router) Drain(over time.Duration) {
 	})
 }
 
+// Stay is Drain at once, for a gateway that goes on in another process under its id: the groups that are here are sent to
+// no other home, and other gateways are told nothing. They are to be cut off, and look for us anew.
+func (r *Router) Stay() {
+	r.mu.Lock()
+	r.leaving, r.draining = true, true
+	r.mu.Unlock()
+	for _, s := range r.openSessions() {
+		s.finish(errs.Draining)
+	}
+}
+
 // Close ends all links, and with them forwarded sessions. ctx bounds the wait.
 func (r *Router) Close(ctx context.Context) error {
 	r.mu.Lock()

@@ -9,6 +9,22 @@ import (
 	"github.com/kateway/kateway/internal/errs"
 )
 
+// takeBody is readBody, which may take long: meanwhile this process may give up what it stores in. The request is then
+// answered by the one that has it now.
+func (h *Handler) takeBody(w http.ResponseWriter, r *http.Request, enc encoding, limit int) (body []byte, passed bool, err error) {
+	if h.relay == nil {
+		body, err = h.readBody(w, r, enc, limit)
+		return body, false, err
+	}
+	h.relay.Pause()
+	body, err = h.readBody(w, r, enc, limit)
+	if err != nil {
+		h.relay.Fail()
+		return nil, false, err
+	}
+	return body, h.relay.Resume(w, r, body), nil
+}
+
 // readBody reads the whole body, decoded, at most limit bytes of it. The buffer is to be put back.
 // Kinds: TooLarge, before anything is read where the length is announced; InvalidBody for a body that breaks off, is badly
 // framed or can't be decoded. After any of them the connection is closed: what follows on it can't be told.

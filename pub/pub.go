@@ -58,8 +58,21 @@ type Config struct {
 	Topics  Topics
 	Gate    *plugins.Gate // what requests pass first; nil: the app is the one that the header Appid names
 	Limits  Limits
+	Relay   Relay // nil: requests stay here
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
+}
+
+// Relay lets requests go on in another process when this one gives up what it stores in. Its methods may be called
+// concurrently. After each Pause one of the others is called.
+type Relay interface {
+	// Pause says that a request's body is being read: meanwhile it needs nothing of this process.
+	Pause()
+	// Fail says that it could not be read.
+	Fail()
+	// Resume says that it was read, and may wait. True: the request was answered elsewhere, with this as its whole body,
+	// decoded, which may still be used.
+	Resume(w http.ResponseWriter, r *http.Request, body []byte) (passed bool)
 }
 
 // Handler serves publishes. Its methods may be called concurrently.
@@ -68,6 +81,7 @@ type Handler struct {
 	once     store.OncePublisher // nil where the store can't
 	topics   Topics
 	gate     *plugins.Gate // nil without plugins
+	relay    Relay         // nil: requests stay here
 	limits   Limits
 	metrics  *metrics
 	buffers  *buffers
@@ -80,7 +94,7 @@ type Handler struct {
 // New makes a Handler. It panics where the metrics are registered already.
 func New(c Config) *Handler {
 	limits := c.Limits.withDefaults()
-	h := &Handler{store: c.Store, topics: c.Topics, gate: c.Gate, limits: limits, metrics: newMetrics(c.Metrics)}
+	h := &Handler{store: c.Store, topics: c.Topics, gate: c.Gate, relay: c.Relay, limits: limits, metrics: newMetrics(c.Metrics)}
 	h.once, _ = c.Store.(store.OncePublisher)
 	h.buffers = newBuffers(limits.Message+1, limits.Batch+1)
 	h.decoders = newDecoders()

@@ -63,8 +63,8 @@ func (h *Handler) publish(w http.ResponseWriter, r *http.Request, q *request) er
 	if q.format != formatSingle {
 		limit = h.limits.Batch
 	}
-	body, err := h.readBody(w, r, q.encoding, limit)
-	if err != nil {
+	body, passed, err := h.takeBody(w, r, q.encoding, limit)
+	if err != nil || passed {
 		return err
 	}
 	c := h.slabs.get()

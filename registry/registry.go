@@ -4,8 +4,13 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"time"
 )
+
+// ErrKeep is the cause of the end of Announce's context when somebody else of the same id takes over: we stay listed until
+// our session ends, or the other one is listed.
+var ErrKeep = errors.New("another process is listed in our place")
 
 // Instance is a gateway as it tells of itself. An address is host:port as others reach it, "" where the role is off.
 type Instance struct {
@@ -31,7 +36,7 @@ type Registry interface {
 	// Announce keeps us listed until ctx ends, and then takes us off the list before it returns; it waits for a registry that
 	// is away, however long. self is called now and then for what to tell; its ID never changes. After the session with the
 	// registry was lost we are listed again within 5 s of its return, also where a node of our lost session is still
-	// there. Conflict: another live gateway has this id. It answers nil when ctx ended.
+	// there. Conflict: another live gateway has this id. It answers nil when ctx ended. With the cause ErrKeep we stay on the list.
 	Announce(ctx context.Context, self func() Instance) error
 	// Watch tells of the list, sorted by id: at once, and whenever it has changed (a changed Load alone may be told late). A
 	// receiver that is slow gets the newest only. While the registry is away the last list stays. The channel is closed when ctx ends.

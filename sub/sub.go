@@ -39,7 +39,7 @@ type Topics interface {
 // Config is what a Handler is made of. All fields but Gate are needed.
 type Config struct {
 	Groups  group.Opener
-	Readers *broadcast.Hub // of topics without a group
+	Readers Readers // of topics without a group
 	Topics  Topics
 	Queue   func(ctx context.Context, topic string) error // makes a group's retry or dead queue in the store, where it is not there yet
 	Merge   func(sessions ...group.Session) Flow          // makes one flow of sessions, which belong to it from then on
@@ -48,10 +48,15 @@ type Config struct {
 	Metrics prometheus.Registerer
 }
 
+// Readers opens readers of topics without a group, a *broadcast.Hub.
+type Readers interface {
+	Open(ctx context.Context, ask broadcast.Ask) (*broadcast.Reader, error)
+}
+
 // Handler serves subscribers. It keeps nothing between requests: streams, WebSockets and waiting polls end when the hub drains.
 type Handler struct {
 	groups    group.Opener
-	readers   *broadcast.Hub
+	readers   Readers
 	topics    Topics
 	makeQueue func(ctx context.Context, topic string) error
 	merge     func(sessions ...group.Session) Flow

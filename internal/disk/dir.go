@@ -56,6 +56,10 @@ func (d Dir) Acquire() (io.Closer, error) {
 	return lock, nil
 }
 
+// Check looks whether the directory could be opened by this version, as far as that can be told without having it: it may
+// be in use. It touches nothing.
+func (d Dir) Check() error { return errors.Join(d.checkPlace(), d.checkVersion()) }
+
 func lockError(err error) error {
 	switch {
 	case errors.Is(err, syscall.EAGAIN), strings.Contains(err.Error(), "lock held by current process"):
@@ -68,10 +72,16 @@ func lockError(err error) error {
 
 // ensure makes the directory if only it is missing, and refuses one that others could have tampered with.
 func (d Dir) ensure() error {
+	err := d.checkPlace()
+	if errors.Is(err, fs.ErrNotExist) {
+		return d.create()
+	}
+	return err
+}
+
+func (d Dir) checkPlace() error {
 	info, err := d.stat()
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return d.create()
 	case err != nil:
 		return err
 	case info.Mode()&fs.ModeSymlink != 0:

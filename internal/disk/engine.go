@@ -3,6 +3,7 @@ package disk
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"slices"
 	"sync"
@@ -51,6 +52,9 @@ func OpenEngine(sp *Space, fault *Fault, log *slog.Logger) (*Engine, error) {
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // for idempotency keys, of which most are new
 	}
+	if err := keepFormat(sp.dir, opts); err != nil {
+		return nil, err
+	}
 	db, err := pebble.Open(sp.dir.Join(DatabaseDir), opts)
 	if err != nil {
 		return nil, err
@@ -60,6 +64,19 @@ func OpenEngine(sp *Space, fault *Fault, log *slog.Logger) (*Engine, error) {
 	}
 	guard.armed.Store(true)
 	return &Engine{DB: db, guard: guard}, nil
+}
+
+// keepFormat leaves the format of a database that is there as it is: the process that had it before may want it back.
+func keepFormat(d Dir, opts *pebble.Options) error {
+	path := d.Join(DatabaseDir)
+	if _, err := d.FS.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	there, err := pebble.Peek(path, d.FS)
+	if err == nil && there.Exists {
+		opts.FormatMajorVersion = there.FormatMajorVersion
+	}
+	return err
 }
 
 // Close answers also what fails.

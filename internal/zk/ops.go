@@ -67,6 +67,20 @@ func (c *Client) CreateEphemeral(ctx context.Context, path string, data []byte) 
 	return err
 }
 
+// ReplaceEphemeral deletes a node of any session and makes it anew, so that it goes with ours: nobody sees it missing.
+func (c *Client) ReplaceEphemeral(ctx context.Context, path string, data []byte) error {
+	full := c.full(path)
+	if err := fits("replace", path, full, data); err != nil {
+		return err
+	}
+	_, err := change(ctx, c, "replace", path, func() (struct{}, error) {
+		_, err := c.conn.Multi(&zk.DeleteRequest{Path: full, Version: -1},
+			&zk.CreateRequest{Path: full, Data: data, Acl: c.acl, Flags: zk.FlagEphemeral})
+		return struct{}{}, err
+	}, nil)
+	return err
+}
+
 // CreateSequence makes a node that goes with our session. Its path is the prefix, something that no other node has, and
 // the number of the children that the node above it ever got, as ten digits. A node whose name was not learned, since the
 // connection broke or ctx ended, is deleted as soon as that can be done.

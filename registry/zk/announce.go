@@ -27,7 +27,7 @@ type announcement struct {
 func (r *Registry) Announce(ctx context.Context, self func() registry.Instance) error {
 	a := announcement{Registry: r, path: gateways + "/" + self().ID, self: self}
 	defer func() {
-		if len(a.ours) > 0 {
+		if len(a.ours) > 0 && !errors.Is(context.Cause(ctx), registry.ErrKeep) {
 			r.remove(ctx, a.path)
 		}
 	}()
@@ -83,6 +83,8 @@ func (a *announcement) list(ctx context.Context, s zk.State) error {
 			return err
 		case slices.Contains(a.ours, owner):
 			err = a.zk.Delete(ctx, a.path, -1)
+		case a.heir && len(a.ours) == 1: // the first time: it is our predecessor's
+			return a.zk.ReplaceEphemeral(ctx, a.path, text)
 		default:
 			err = a.outlive(ctx, s.Timeout)
 		}

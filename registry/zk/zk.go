@@ -26,14 +26,19 @@ const (
 
 // Registry is the gateway's part in the registry. Its methods may be called concurrently.
 type Registry struct {
-	zk  *zk.Client
-	log *slog.Logger
+	zk   *zk.Client
+	log  *slog.Logger
+	heir bool
 }
 
 var _ registry.Registry = (*Registry)(nil)
 
 // New uses the client's session; it is closed by who opened it.
 func New(c *zk.Client, log *slog.Logger) *Registry { return &Registry{zk: c, log: log} }
+
+// TakeOver says that Announce takes the place of the gateway that has its id. It is to be called before that, where the
+// other one is known to have stopped announcing, with the cause registry.ErrKeep.
+func (r *Registry) TakeOver() { r.heir = true }
 
 // connected waits for a connection, and answers the channel that tells of its end.
 func (r *Registry) connected(ctx context.Context) (s zk.State, changed <-chan struct{}, err error) {

@@ -126,6 +126,17 @@ func directory(cfg Config) disk.Dir {
 	return disk.Dir{FS: cfg.FS, Path: cfg.Dir, Kind: "kateway embedded store", Version: formatVersion}
 }
 
+// Check looks whether the store in dir could be opened by this version, as far as that can be told without having it. It
+// touches nothing.
+func Check(dir string) error {
+	d := directory(Config{Dir: dir, FS: vfs.Default})
+	d.OnDisk = true
+	if err := d.Check(); err != nil {
+		return fmt.Errorf("store in %s: %w", dir, err)
+	}
+	return nil
+}
+
 // Open opens the store in cfg.Dir or makes it. A directory that another process uses, that is not this store's or that
 // a newer version wrote is refused, unchanged.
 func Open(cfg Config) (*Store, error) {
@@ -179,6 +190,27 @@ func (s *Store) Done() <-chan struct{} { return s.fault.Failed() }
 
 // Err is nil until Done is closed, and then the reason.
 func (s *Store) Err() error { return s.fault.Err() }
+
+// Relieve writes what is only in memory and in pebble's log to tables, so that a Close that follows soon, and the next
+// Open, have little to do.
+func (s *Store) Relieve(ctx context.Context) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	flushed, err := s.db.AsyncFlush()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-flushed:
+		return nil
+	case <-s.fault.Failed():
+		return s.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // Ping writes nothing to the log but waits until pebble has synced it.
 func (s *Store) Ping(ctx context.Context) error {

@@ -1,0 +1,90 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/kateway/kateway/broadcast"
+	"github.com/kateway/kateway/group"
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/httpx"
+)
+
+// laneStream is how long a stream or a poll lasts that comes over the process before this one: that one is to end. Its client
+// comes again, over a connection to us.
+const laneStream = time.Second
+
+// laneEnd is the key of the time when a request from a lane is to end.
+type laneEnd struct{}
+
+// fromLane serves what another process passes on, as if it had come here.
+func (g *Gateway) fromLane(w http.ResponseWriter, r *http.Request) {
+	role, remote := Role(r.Header.Get(headerLane)), r.Header.Get(headerLaneRemote)
+	r.Header.Del(headerLane)
+	r.Header.Del(headerLaneRemote)
+	h := g.Handler(role)
+	if h == nil {
+		httpx.WriteProblem(w, errs.NotFound) // the role was turned off
+		return
+	}
+	r = r.WithContext(context.WithValue(r.Context(), laneEnd{}, time.Now().Add(laneStream)))
+	r.RemoteAddr = remote
+	h.ServeHTTP(w, r)
+}
+
+// Handler is what serves a role, nil where it is off.
+func (g *Gateway) Handler(role Role) http.Handler {
+	for _, s := range g.servers {
+		for _, r := range s.roles {
+			if r == role {
+				return s.http.Handler
+			}
+		}
+	}
+	return nil
+}
+
+// laneGroups ends sessions of requests from a lane soon.
+type laneGroups struct{ group.Opener }
+
+// Open is group.Opener's.
+func (l laneGroups) Open(ctx context.Context, ask group.Ask) (group.Session, error) {
+	s, err := l.Opener.Open(ctx, ask)
+	end, ok := ctx.Value(laneEnd{}).(time.Time)
+	if err != nil || !ok {
+		return s, err
+	}
+	return &briefSession{s, end}, nil
+}
+
+type briefSession struct {
+	group.Session
+	end time.Time
+}
+
+// Next is group.Session's.
+func (b *briefSession) Next(ctx context.Context, max int) (group.Batch, error) {
+	if !time.Now().Before(b.end) {
+		return group.Batch{}, errs.Draining
+	}
+	bounded, cancel := context.WithDeadline(ctx, b.end)
+	defer cancel()
+	batch, err := b.Session.Next(bounded, max)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		err = errs.Draining
+	}
+	return batch, err
+}
+
+// laneReaders ends readers of requests from a lane soon.
+type laneReaders struct{ *broadcast.Hub }
+
+// Open is sub.Readers'.
+func (l laneReaders) Open(ctx context.Context, ask broadcast.Ask) (*broadcast.Reader, error) {
+	r, err := l.Hub.Open(ctx, ask)
+	if end, ok := ctx.Value(laneEnd{}).(time.Time); ok && err == nil {
+		time.AfterFunc(time.Until(end), r.Drain)
+	}
+	return r, err
+}

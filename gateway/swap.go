@@ -1,0 +1,270 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/handover"
+	"github.com/kateway/kateway/store"
+	"github.com/kateway/kateway/store/embedded"
+)
+
+// What a gateway gives to the process that takes over. Each has one owner.
+const (
+	OwnedStore  = "store"  // what lies on the local disk: the embedded store, the files of meta
+	OwnedGroups = "groups" // this gateway's places in groups
+)
+
+const (
+	quietTime  = time.Second            // for requests under way to end, before what they need is given up
+	streamTime = 250 * time.Millisecond // the same for streams and polls, whose clients may not read
+)
+
+// Successor serves after this gateway: another process, or another gateway in this one.
+type Successor interface {
+	// Give says that something is free.
+	Give(owned string) error
+	// Serve waits until it serves, after everything that it waits for was given, and answers what serves a role.
+	Serve() (func(Role) http.Handler, error)
+}
+
+// succession is a HandOver.
+type succession struct {
+	to   Successor
+	done chan error
+}
+
+// ErrStopped says that the gateway had stopped before it could hand over.
+var ErrStopped = errors.New("the gateway has stopped")
+
+// ErrNotFree says that something could not be given up: nobody else can have it before this process ends.
+var ErrNotFree = errors.New("what only one process may have could not be given up")
+
+// Sockets are the listening sockets under other names, so that they stay open when the gateway ends. They are the caller's.
+func (g *Gateway) Sockets() (list []handover.Socket, err error) {
+	for _, s := range g.servers {
+		again, err := handover.Duplicate(s.ln)
+		if err != nil {
+			for _, s := range list {
+				_ = s.Close()
+			}
+			return nil, err
+		}
+		socket := handover.Socket{Address: s.addr, Given: s.kept, Listener: again}
+		for _, r := range s.roles {
+			socket.Roles = append(socket.Roles, string(r))
+		}
+		list = append(list, socket)
+	}
+	return list, nil
+}
+
+// HandOver gives everything to another gateway while Run runs: this one stops accepting connections, ends what is under way,
+// and gives up what only one may have; Run then returns nil when the connections that are left have gone. It returns when the other one serves (nil), or will not: then
+// nobody does until Pass is called, and everything is free but for ErrNotFree. The sockets of Sockets, taken before, keep
+// new connections waiting meanwhile. It may be called once.
+func (g *Gateway) HandOver(to Successor) error {
+	s := succession{to, make(chan error, 1)}
+	select {
+	case g.handing <- s:
+	case <-g.over:
+		return ErrStopped
+	}
+	select {
+	case err := <-s.done:
+		return err
+	case <-g.over:
+		select {
+		case err := <-s.done:
+			return err
+		default:
+			return ErrStopped
+		}
+	}
+}
+
+// ID is this gateway's id.
+func (g *Gateway) ID() string { return g.cfg.ID }
+
+// HandedOver reports whether Run ended, or is about to end, since another one serves.
+func (g *Gateway) HandedOver() bool { return g.relay.held.Load() }
+
+// Pass has the successor's successor answer what still comes here, after HandOver failed.
+func (g *Gateway) Pass(next func(Role) http.Handler) { g.relay.open(next) }
+
+// Relieve gets the store ready to be given up soon, while everything goes on.
+func (g *Gateway) Relieve(ctx context.Context) {
+	if s, ok := g.first.(interface {
+		Relieve(ctx context.Context) error
+	}); ok {
+		if err := s.Relieve(ctx); err != nil {
+			g.log.Warn("the store could not be made ready to be given up; that takes longer now", "error", err)
+		}
+	}
+}
+
+// giveUp is what Run does for HandOver.
+func (g *Gateway) giveUp(s succession) error {
+	began := time.Now()
+	limit, cancel := context.WithTimeout(context.Background(), g.cfg.DrainLimit)
+	defer cancel()
+	g.draining.Store(true)
+	g.relay.hold()
+	for _, srv := range g.servers {
+		_ = srv.ln.Close() // its other name goes on collecting connections
+	}
+	var err error
+	if g.alone() {
+		err = g.giveAll(limit, s.to)
+	} else {
+		err = g.giveShared(limit, s.to)
+	}
+	if err == nil {
+		g.log.Info("handed over", "took", time.Since(began), "connections", g.connected())
+	}
+	s.done <- err
+	g.letGo(limit)
+	g.shutdown(limit)
+	return nil
+}
+
+// alone reports whether nobody can publish beside us: the store has one owner.
+func (g *Gateway) alone() bool { return g.cfg.StoreKind() == "embedded" || g.deps.Store != nil }
+
+// giveAll gives the groups and the store, and then the other one serves.
+func (g *Gateway) giveAll(limit context.Context, to Successor) error {
+	if err := g.endWork(limit); err != nil { // the store's end ends the rest
+		g.log.Warn("handing over: not all of it in order", "error", err)
+	}
+	if err := g.closeOwned(limit); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotFree, err)
+	}
+	if err := errors.Join(to.Give(OwnedGroups), to.Give(OwnedStore)); err != nil {
+		return err
+	}
+	return g.serveNext(to)
+}
+
+// giveShared has the other one serve beside us, on a store that is no one's, and then gives it the groups.
+func (g *Gateway) giveShared(limit context.Context, to Successor) error {
+	quiet, cancel := context.WithTimeout(limit, quietTime)
+	g.relay.short.none(quiet)
+	cancel()
+	var served error
+	g.endBackground()
+	if err := g.cluster.release(); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotFree, err)
+	}
+	if served = to.Give(OwnedStore); served == nil {
+		served = g.serveNext(to)
+	}
+	if err := g.endWork(limit); err != nil {
+		g.log.Error("handing over: not all of it in order", "error", err)
+	}
+	given := to.Give(OwnedGroups)
+	err := g.closeOwned(limit)
+	if served == nil && err != nil {
+		g.log.Error("handing over: not all of it in order", "error", err)
+		err = nil
+	}
+	return errors.Join(served, given, err)
+}
+
+func (g *Gateway) serveNext(to Successor) error {
+	next, err := to.Serve()
+	if err != nil {
+		return err
+	}
+	g.relay.open(next)
+	return nil
+}
+
+// endWork ends streams and waiting polls at once, and lets requests end that are under way; then the groups commit and leave.
+func (g *Gateway) endWork(limit context.Context) error {
+	for _, s := range g.servers {
+		if s.roles[0] == Peer { // the others are to look for us anew, not for who comes after us
+			_ = s.http.Close()
+		}
+	}
+	g.engine.stay()
+	quiet, cancel := context.WithTimeout(limit, quietTime)
+	defer cancel()
+	if !g.relay.short.none(quiet) {
+		g.log.Warn("handing over: requests that take too long are given up", "requests", g.relay.short.n.Load())
+	}
+	soon, cancel := context.WithTimeout(limit, streamTime)
+	defer cancel()
+	g.relay.long.none(soon)
+	return g.engine.close(limit, streamTime)
+}
+
+// closeOwned closes what lies beneath.
+func (g *Gateway) closeOwned(limit context.Context) error {
+	err := errors.Join(bounded(limit, "plugins", g.chain.end), bounded(limit, "store", g.store.Close))
+	g.endBackground()
+	return errors.Join(err, bounded(limit, "background work", func(context.Context) error {
+		g.work.Wait()
+		return nil
+	}), bounded(limit, "meta and registry", g.cluster.close))
+}
+
+// succeed says that we could start but for what our predecessor has, and waits for that.
+func (g *Gateway) succeed(ctx context.Context) error {
+	p := g.deps.Predecessor
+	if p == nil {
+		return nil
+	}
+	if err := g.checkOwned(); err != nil {
+		return err
+	}
+	if g.cluster != nil {
+		g.cluster.loaded(ctx)
+	}
+	if err := p.Prepared(); err != nil {
+		return fmt.Errorf("the process to take over from: %w", err)
+	}
+	g.log.Info("prepared to take over")
+	return p.Await(ctx, OwnedStore)
+}
+
+// checkOwned looks at what our predecessor has, as far as that can be done without having it.
+func (g *Gateway) checkOwned() error {
+	if g.cfg.StoreKind() != "embedded" || g.deps.Store != nil {
+		return nil
+	}
+	return embedded.Check(storeDir(&g.cfg))
+}
+
+// awaitGroups waits until our predecessor's places in groups are ours; false when ctx ends before.
+func (g *Gateway) awaitGroups(ctx context.Context) bool {
+	if g.deps.Predecessor == nil {
+		return true
+	}
+	return g.deps.Predecessor.Await(ctx, OwnedGroups) == nil
+}
+
+// groupsStore is where groups are joined: not before our predecessor has left them.
+func (g *Gateway) groupsStore() store.Subscriber {
+	if g.deps.Predecessor == nil {
+		return g.store
+	}
+	return patientSubscriber{g.store, g}
+}
+
+// patientSubscriber joins groups when they are ours.
+type patientSubscriber struct {
+	store.Subscriber
+	g *Gateway
+}
+
+// Subscribe is store.Subscriber's.
+func (s patientSubscriber) Subscribe(ctx context.Context, spec store.Spec) (store.Feed, error) {
+	if err := s.g.deps.Predecessor.Await(ctx, OwnedGroups); err != nil {
+		return nil, fmt.Errorf("joining group %q: %w: %w", spec.Group, err, errs.Unavailable)
+	}
+	return s.Subscriber.Subscribe(ctx, spec)
+}
