@@ -32,7 +32,7 @@ run: build ## the gateway on the embedded store, data in ./kateway-data (RUNFLAG
 test: ## all tests, with the race detector; against a real Kafka too where Java and Maven are there
 	@left=$$(mktemp); trap 'rm -f "$$left"' EXIT; code=0; \
 	[ -n "$(RACE)" ] || echo "the race detector: there is no C compiler (gcc)" >>"$$left"; \
-	KATEWAY_TEST_NOTCOVERED="$$left" $(GO) test $(RACE) -timeout 20m $(TESTFLAGS) ./... || code=$$?; \
+	KATEWAY_TEST_NOTCOVERED="$$left" $(GO) test $(RACE) -timeout 45m $(TESTFLAGS) ./... || code=$$?; \
 	if [ -s "$$left" ]; then echo; echo "NOT COVERED by this run:"; sort -u "$$left" | sed 's/^/  /'; fi; \
 	exit $$code
 

@@ -70,6 +70,9 @@ type Ask struct {
 	From  Cursor
 	Start store.Start               // where From is nowhere
 	Match func(*store.Message) bool // nil: all messages; called by Reader.Next, the others are passed over
+	// Inspect, where it is not nil, is called by Reader.Next with a copy of each message that matches, and may put other slices
+	// into it. The reader gets the copy; false: it is passed over.
+	Inspect func(context.Context, *store.Message) bool
 }
 
 // Item is a message as all its readers get it: nobody writes to it or to its bytes.
@@ -132,7 +135,7 @@ func (h *Hub) Open(ctx context.Context, ask Ask) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Reader{hub: h, tap: t, match: ask.Match, done: make(chan struct{})}
+	r := &Reader{hub: h, tap: t, match: ask.Match, inspect: ask.Inspect, done: make(chan struct{})}
 	if err := r.begin(ctx, &ask); err != nil {
 		h.leave(t)
 		return nil, err

@@ -67,7 +67,7 @@ func (r *Reader) browse(ctx context.Context, to store.Position, max int) ([]Item
 			}
 		}
 		first = false
-		looked += r.add(m)
+		looked += r.add(ctx, m)
 		if len(r.batch.items) >= max || looked >= r.hub.cfg.Limits.Step {
 			ended = false
 			break
@@ -80,10 +80,16 @@ func (r *Reader) browse(ctx context.Context, to store.Position, max int) ([]Item
 }
 
 // add takes a message from the store, and answers what it weighs.
-func (r *Reader) add(m *store.Message) int {
+func (r *Reader) add(ctx context.Context, m *store.Message) int {
 	r.at.Pass(m.Partition, m.Offset)
 	if r.match != nil && !r.match(m) {
 		return m.Size()
+	}
+	if r.inspect != nil {
+		own := *m
+		if m = &own; !r.inspect(ctx, m) {
+			return m.Size()
+		}
 	}
 	b := r.batch
 	n := len(b.text)

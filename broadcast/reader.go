@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/wire"
 	"github.com/kateway/kateway/store"
 )
 
@@ -16,6 +17,8 @@ type Reader struct {
 	hub   *Hub
 	tap   *tap
 	match func(*store.Message) bool
+
+	inspect func(context.Context, *store.Message) bool // nil: nothing does
 
 	at    Vector      // behind what was answered, and passed over
 	gaps  []store.Gap // to be told next
@@ -150,7 +153,7 @@ func (r *Reader) Next(ctx context.Context, max int) (Batch, error) {
 		var more <-chan struct{}
 		var err error
 		if r.seated {
-			items, more, err = r.take(max)
+			items, more, err = r.take(ctx, max)
 		} else {
 			items, err = r.catchUp(ctx, max)
 		}
@@ -199,7 +202,7 @@ func (r *Reader) sit() {
 }
 
 // take answers the next messages of the ring. None and no channel: look again.
-func (r *Reader) take(max int) (items []Item, more <-chan struct{}, err error) {
+func (r *Reader) take(ctx context.Context, max int) (items []Item, more <-chan struct{}, err error) {
 	if r.batch == nil {
 		r.batch = r.hub.getBatch()
 	}
@@ -220,7 +223,7 @@ func (r *Reader) take(max int) (items []Item, more <-chan struct{}, err error) {
 			break // gaps come before messages: the next time
 		}
 		r.number++
-		if r.pass(&it) {
+		if r.pass(&it) && (r.inspect == nil || r.look(ctx, &it)) {
 			items = append(items, it)
 		}
 		if len(r.gaps) > 0 {
@@ -228,6 +231,19 @@ func (r *Reader) take(max int) (items []Item, more <-chan struct{}, err error) {
 		}
 	}
 	return items, more, nil
+}
+
+// look has the message inspected, and makes it this reader's alone. False: it is left out.
+func (r *Reader) look(ctx context.Context, it *Item) bool {
+	m := *it.Message
+	if !r.inspect(ctx, &m) {
+		return false
+	}
+	b := r.batch
+	n := len(b.text)
+	b.text = wire.AppendObject(b.text, &m, wire.Extra{})
+	*it = Item{Message: &m, Object: slices.Clip(b.text[n:]), Cursor: it.Cursor}
+	return true
 }
 
 // pass moves the reader behind an entry of the ring, and reports whether it is a message for the reader.

@@ -207,7 +207,8 @@ func (l *layers) entry(file string, key, value *yaml.Node, options map[string]*k
 		return
 	}
 	seen[key.Value] = key.Line
-	text, err := "", error(nil)
+	var text string
+	var err error
 	if key.Value == "plugins" {
 		text, err = l.chain(value)
 	} else {

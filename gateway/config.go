@@ -76,6 +76,9 @@ type Config struct {
 	DrainGrace time.Duration `default:"3s" placeholder:"TIME" help:"At a stop: over which time streams end and idle connections are closed (default: ${default})."`
 	DrainLimit time.Duration `default:"30s" placeholder:"TIME" help:"At a stop: the longest that all of it may take (default: ${default})."`
 
+	AccessLog       string `placeholder:"FILE" help:"Write a line per request to this file, when it is over; files of 100 MiB, the last ten are kept (default: none)."`
+	AccessLogFormat string `default:"json" placeholder:"FORMAT" help:"Its lines: json or combined, as web servers write them (default: ${default})."`
+
 	LogLevel  string `default:"info" placeholder:"LEVEL" help:"debug, info, warn or error (default: ${default})."`
 	LogFormat string `placeholder:"FORMAT" help:"text or json (default: text on a terminal, else json)."`
 }
@@ -140,6 +143,7 @@ func (c *Config) Validate() error {
 	c.checkTimes(&f)
 	f.unless((c.TLSCert == "") == (c.TLSKey == ""), "tls-cert", "--tls-cert and --tls-key go together; one is missing")
 	f.unless(c.ID == "" || idRule.MatchString(c.ID), "id", "%q must match %s", c.ID, idRule)
+	f.unless(slices.Contains([]string{"json", "combined"}, c.AccessLogFormat), "access-log-format", "%q is neither json nor combined", c.AccessLogFormat)
 	_, err := ParseLevel(c.LogLevel)
 	f.unless(err == nil, "log-level", "%q is none of debug, info, warn, error", c.LogLevel)
 	f.unless(slices.Contains([]string{"", "text", "json"}, c.LogFormat), "log-format", "%q is neither text nor json", c.LogFormat)

@@ -69,6 +69,7 @@ type Gateway struct {
 	cluster *cluster
 	online  *online.Tracker
 	chain   *chain
+	access  *accessLog // nil where there is none
 	engine  *engine
 	manager *manager.Handler
 	options *manager.Options
@@ -154,6 +155,9 @@ func (g *Gateway) openParts(ctx context.Context, secret []byte) error {
 		return err
 	}
 	g.keyGiven = adminKey != ""
+	if g.access, err = openAccessLog(&g.cfg, g.log); err != nil {
+		return err
+	}
 	if err := g.openShared(ctx); err != nil {
 		return err
 	}
@@ -311,6 +315,9 @@ func (g *Gateway) wrapper(m *metrics, role Role) wrapper {
 		seen := m.route(role, route)
 		if role == Pub && strings.HasPrefix(route, http.MethodPost) {
 			seen = counted{seen, &g.published}
+		}
+		if g.access != nil && role != Peer {
+			seen = accessed{seen, g.access}
 		}
 		shell := &httpx.Shell{Log: g.log, Seen: seen, Before: g.before}
 		return shell.Wrap(route, h)

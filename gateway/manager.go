@@ -32,7 +32,7 @@ func newManager(g *Gateway, adminKey string) *manager.Handler {
 	return manager.New(manager.Config{
 		ID: g.cfg.ID, Meta: g.cluster.meta, Open: g.cfg.Open(), AdminKeyHash: adminKey,
 		Store: g.store, Topics: g.engine.topics, Self: node{g}, Peers: g.cluster.peers, Gateways: g.cluster.gateways,
-		Status: g.status, Describe: g.describe, Options: g.options, Rotate: rotate, Log: g.log, Metrics: g.metrics,
+		Status: g.status, Describe: g.describe, Options: g.options, Changed: g.chain.changed(), Rotate: rotate, Log: g.log, Metrics: g.metrics,
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"maps"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,13 +16,15 @@ import (
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/plugins"
+	"github.com/kateway/kateway/plugins/audit"
 	"github.com/kateway/kateway/plugins/auth"
 )
 
 // kinds are the plugins that there are: the gateway's, and those that its main brings.
 func (c *Config) kinds() plugins.Table {
 	table := plugins.Table{
-		"auth": auth.Kind(),
+		"audit": audit.Kind(),
+		"auth":  auth.Kind(),
 	}
 	maps.Copy(table, c.OwnPlugins)
 	return table
@@ -150,6 +153,24 @@ func (c *chain) Ask(ctx context.Context, name, from string, ask []byte) ([]byte,
 		return nil, fmt.Errorf("there is no plugin %.64q here that answers: %w", name, errs.NotFound)
 	}
 	return p.Answer(ctx, from, ask)
+}
+
+// changed tells those plugins of changes that want to know; nil where none does.
+func (c *chain) changed() func(context.Context, string, string, *http.Request, error) {
+	var list []plugins.AdminRecorder
+	for _, p := range c.plugins {
+		if r, ok := p.(plugins.AdminRecorder); ok {
+			list = append(list, r)
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return func(ctx context.Context, keyID, role string, r *http.Request, err error) {
+		for _, p := range list {
+			p.Changed(ctx, plugins.Change{KeyID: keyID, Role: role, Method: r.Method, Path: r.URL.Path, Remote: r.RemoteAddr, Err: err})
+		}
+	}
 }
 
 // start begins what plugins do in the background, until end.

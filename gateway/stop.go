@@ -35,7 +35,7 @@ func (g *Gateway) stop() error {
 	g.letGo(limit)
 	g.shutdown(limit)
 	g.endBackground()
-	err := errors.Join(g.engine.close(limit, goodbye), g.closeOwned(limit))
+	err := errors.Join(g.engine.close(limit, goodbye), g.closeOwned(limit), bounded(limit, "access log", g.access.close))
 	if err != nil {
 		g.log.Error("stopped, not all of it in order", "took", time.Since(began), "error", err)
 		return err
@@ -62,6 +62,7 @@ func (g *Gateway) abandon() {
 	if g.cluster != nil {
 		_ = g.cluster.close(ctx)
 	}
+	_ = g.access.close(ctx)
 }
 
 func wait(ctx context.Context, d time.Duration) {

@@ -119,6 +119,9 @@ type commands struct {
 		Add adminkeysAdd `cmd:"" help:"Make an admin key and show it, this once."`
 		Rm  adminkeysRm  `cmd:"" help:"Revoke an admin key."`
 	} `cmd:"" help:"Keys of the management API."`
+	Audit struct {
+		Verify auditVerify `cmd:"" help:"Look for changes in audit logs. No gateway is asked."`
+	} `cmd:"" help:"Audit logs."`
 	Peek       peek          `cmd:"" help:"Show messages of a topic. No group is touched."`
 	Tail       tail          `cmd:"" help:"Show messages as they are published, until interrupted. No group is touched."`
 	Pub        publish       `cmd:"" help:"Publish the lines of standard input, a message each."`

@@ -65,6 +65,7 @@ func callerOf(ctx context.Context) caller {
 func (h *Handler) Guard(next httpx.Handler, need Role) httpx.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		who, err := h.authenticate(r)
+		defer func() { h.tell(r, who, err) }()
 		if err == nil && who.role < need {
 			err = fmt.Errorf("this needs an admin key of role %s, and this one is of role %s: %w", need, who.role, errs.Denied)
 		}
@@ -77,8 +78,23 @@ func (h *Handler) Guard(next httpx.Handler, need Role) httpx.Handler {
 			return err
 		}
 		h.auth.WithLabelValues("ok").Inc()
-		return next(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, who)))
+		err = next(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, who)))
+		return err
 	}
+}
+
+// tell tells of a request that is over: whoever looks at something and may is of no interest.
+func (h *Handler) tell(r *http.Request, who caller, err error) {
+	kind := errs.Of(err)
+	refused := err != nil && (kind == errs.Unauthenticated || kind == errs.Denied)
+	if h.cfg.Changed == nil || !refused && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+		return
+	}
+	role := ""
+	if who.role != 0 {
+		role = who.role.String()
+	}
+	h.cfg.Changed(r.Context(), who.id, role, r, err)
 }
 
 // authenticate knows the caller by his key.

@@ -47,9 +47,11 @@ type Config struct {
 	// Describe tells of a cluster's brokers. nil where the store has none.
 	Describe func(ctx context.Context, cluster string) (store.Cluster, error)
 	Options  *Options
-	Rotate   func(context.Context) error // replaces the secret by which gateways know each other; nil where there is none
-	Log      *slog.Logger
-	Metrics  prometheus.Registerer
+	// Changed is told of requests that change something, and of those that were refused. nil: nobody wants to know.
+	Changed func(ctx context.Context, keyID, role string, r *http.Request, err error)
+	Rotate  func(context.Context) error // replaces the secret by which gateways know each other; nil where there is none
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
 }
 
 // Store is what the API needs of a store.

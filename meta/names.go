@@ -56,6 +56,15 @@ func check(what, s string, rule *regexp.Regexp) error {
 // Store is the topic's name in the store.
 func (t Topic) Store() string { return t.App + "." + t.Name + "." + t.Ver }
 
+// SplitTopic reads a topic in the form of String: <app>/<topic>/<version>. Kinds InvalidParam for another form, InvalidName.
+func SplitTopic(s string) (Topic, error) {
+	parts := strings.Split(s, "/")
+	if len(parts) != 3 {
+		return Topic{}, fmt.Errorf("%.100q: must be <app>/<topic>/<version>: %w", s, errs.InvalidParam)
+	}
+	return ParseTopic(parts[0], parts[1], parts[2])
+}
+
 func (t Topic) String() string { return t.App + "/" + t.Name + "/" + t.Ver }
 
 // Group is a group on a topic as clients name it.

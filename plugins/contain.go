@@ -57,6 +57,9 @@ func NewContained(links []Link, log *slog.Logger, metrics prometheus.Registerer)
 		if i, ok := l.Plugin.(Inspector); ok {
 			g.inspectors = append(g.inspectors, boxedInspector{b, i})
 		}
+		if r, ok := l.Plugin.(Recorder); ok {
+			g.recorders = append(g.recorders, boxedRecorder{b, r})
+		}
 	}
 	g.chain = Chain(list, work)
 	return g
@@ -169,7 +172,7 @@ func (b *box) within(f func() error) (err error) {
 func (b *box) abandon(done <-chan error) {
 	b.stuck.Add(1)
 	go func() {
-		<-done
+		_ = <-done // whatever it was, nobody waits for it
 		b.stuck.Add(-1)
 	}()
 }
@@ -195,12 +198,12 @@ type boxedInspector struct {
 func (b boxedInspector) Inspection(c *Call) Inspection {
 	var f Inspection
 	if err := b.within(func() error { f = b.i.Inspection(c); return nil }); err != nil {
-		return func(context.Context, *store.Message) error { return err }
+		return func(context.Context, *Message) error { return err }
 	}
 	if f == nil {
 		return nil
 	}
-	return func(ctx context.Context, m *store.Message) error {
+	return func(ctx context.Context, m *Message) error {
 		theirs := *m
 		if err := b.within(func() error { return f(ctx, &theirs) }); err != nil {
 			return err
@@ -208,6 +211,18 @@ func (b boxedInspector) Inspection(c *Call) Inspection {
 		*m = theirs
 		return nil
 	}
+}
+
+type boxedRecorder struct {
+	*box
+	r Recorder
+}
+
+// Published is called as it is, whatever the limit: the messages are lent for the time of the call only. A panic is told and has no consequence.
+func (b boxedRecorder) Published(ctx context.Context, c *Call, outcome error, msgs []*store.Message) {
+	var err error
+	defer b.catch(nil, &err)
+	b.r.Published(ctx, c, outcome, msgs)
 }
 
 // visit is one request in a plugin that runs apart: its goroutine asks ours to go on behind it, and waits.

@@ -88,7 +88,7 @@ func TestPanicsOfTheWorkAreNotThePlugins(t *testing.T) {
 	for _, limit := range []time.Duration{0, time.Second} {
 		func() {
 			defer func() {
-				if p := recover(); p != http.ErrAbortHandler { //nolint:errorlint // the value itself is what net/http looks for
+				if p := recover(); p != http.ErrAbortHandler {
 					t.Errorf("limit %v: %v", limit, p)
 				}
 			}()
@@ -162,7 +162,7 @@ func TestQuestionsAboutMessagesThatFail(t *testing.T) {
 				if err := g.Admit(t.Context(), &Call{}); err == nil {
 					t.Errorf("%s: admitted", name)
 				}
-				m := &store.Message{Value: []byte("v")}
+				m := &Message{Message: store.Message{Value: []byte("v")}}
 				if err := g.Inspection(&Call{})(t.Context(), m); err == nil || string(m.Value) != "v" {
 					t.Errorf("%s: %v, %q", name, err, m.Value)
 				}
@@ -183,7 +183,7 @@ type failing struct {
 
 func (p failing) Admit(context.Context, *Call) error { p.f(); return nil }
 func (p failing) Inspection(*Call) Inspection {
-	return func(_ context.Context, m *store.Message) error {
+	return func(_ context.Context, m *Message) error {
 		m.Value = []byte("changed")
 		p.f()
 		return nil

@@ -88,6 +88,7 @@ type Gate struct {
 	identifies bool // one of the plugins does
 	admitters  []Admitter
 	inspectors []Inspector
+	recorders  []Recorder
 }
 
 // NewGate makes the chain. Without plugins it is nil: there is nothing to pass, and a role does its work as if it were not
@@ -107,6 +108,9 @@ func NewGate(list []Plugin) *Gate {
 		if i, ok := p.(Inspector); ok {
 			g.inspectors = append(g.inspectors, i)
 		}
+		if r, ok := p.(Recorder); ok {
+			g.recorders = append(g.recorders, r)
+		}
 	}
 	return g
 }
@@ -121,7 +125,15 @@ func (g *Gate) Admit(ctx context.Context, c *Call) error {
 	return nil
 }
 
-// Inspection is what looks at the messages of a call that has passed, in the order of the chain; nil where nothing does.
+// Published tells what became of messages.
+func (g *Gate) Published(ctx context.Context, c *Call, err error, msgs []*store.Message) {
+	for _, r := range g.recorders {
+		r.Published(ctx, c, err, msgs)
+	}
+}
+
+// Inspection is what looks at the messages of a call that has passed, in the order of the chain, until one refuses or drops;
+// nil where nothing does.
 func (g *Gate) Inspection(c *Call) Inspection {
 	var list []Inspection
 	for _, i := range g.inspectors {
@@ -135,9 +147,9 @@ func (g *Gate) Inspection(c *Call) Inspection {
 	case 1:
 		return list[0]
 	}
-	return func(ctx context.Context, m *store.Message) error {
+	return func(ctx context.Context, m *Message) error {
 		for _, f := range list {
-			if err := f(ctx, m); err != nil {
+			if err := f(ctx, m); err != nil || m.Dropped {
 				return err
 			}
 		}
@@ -187,6 +199,7 @@ func work(ctx context.Context, c *Call) error {
 		return fmt.Errorf("no plugin said who calls: %w", errs.Internal)
 	}
 	do, r := c.work, c.request
+	httpx.SetCaller(r.Context(), c.App)
 	c.work = nil
 	if ctx != r.Context() {
 		r = r.WithContext(ctx)

@@ -12,7 +12,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/kateway/kateway/internal/errs"
-	"github.com/kateway/kateway/store"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -188,12 +187,13 @@ func (i inspector) Inspection(*Call) Inspection        { return i.inspect }
 func TestMessagesAreInspectedInOrder(t *testing.T) {
 	pass := link(func(ctx context.Context, c *Call, next Handler) error { return next(ctx, c) })
 	adds := func(s string) Inspection {
-		return func(_ context.Context, m *store.Message) error {
+		return func(_ context.Context, m *Message) error {
 			m.Value = append(m.Value, s...)
 			return nil
 		}
 	}
-	refuses := func(context.Context, *store.Message) error { return errs.SchemaViolation }
+	refuses := func(context.Context, *Message) error { return errs.SchemaViolation }
+	drops := func(_ context.Context, m *Message) error { m.Dropped = true; return nil }
 	for _, tc := range []struct {
 		list []Inspection
 		want string
@@ -203,12 +203,13 @@ func TestMessagesAreInspectedInOrder(t *testing.T) {
 		{[]Inspection{nil, adds("a")}, "a", nil},
 		{[]Inspection{adds("a"), nil, adds("b")}, "ab", nil},
 		{[]Inspection{adds("a"), refuses, adds("b")}, "a", errs.SchemaViolation},
+		{[]Inspection{adds("a"), drops, refuses}, "a", nil},
 	} {
 		var chain []Plugin
 		for _, i := range tc.list {
 			chain = append(chain, inspector{pass, nil, i})
 		}
-		inspect, m := NewGate(chain).Inspection(&Call{}), &store.Message{}
+		inspect, m := NewGate(chain).Inspection(&Call{}), &Message{}
 		if inspect == nil {
 			if tc.want != "none" {
 				t.Errorf("%q: nobody inspects", tc.want)

@@ -73,10 +73,47 @@ type Inspector interface {
 	Inspection(c *Call) Inspection
 }
 
-// Inspection looks at a message, may change it and may refuse it. The message is the caller's own, but what its slices hold
-// is shared: a change puts another slice in place. On the way in a message that is refused refuses the whole publish; on the
-// way out it is buried, with the error's text as cause, or, without a group, left out. It may be called concurrently.
-type Inspection func(ctx context.Context, m *store.Message) error
+// Inspection looks at a message, may change it, may refuse it, may drop it, and may send it to another topic. The message is
+// the caller's own, but what its slices hold is shared: a change puts another slice in place. On the way in a message that is
+// refused refuses the whole publish, on a WebSocket itself alone; on the way out it is buried, with the error's text as cause,
+// or, without a group, left out. It may be called concurrently. An error's [errs.Faults] reach the client.
+type Inspection func(ctx context.Context, m *Message) error
+
+// Message is a message that is inspected, and what is to become of it.
+type Message struct {
+	store.Message
+
+	// Where it goes on the way in, and comes from on the way out. On the way in an inspection may change it: the message is
+	// then stored in that topic of the same app, under the same rights, and its publisher is told. What is behind that
+	// inspection in the chain sees the new topic. On the way out a change means nothing.
+	Topic, Ver string
+	// Dropped ends its way: nothing behind this inspection sees it. On the way in it is stored nowhere, and its publisher is
+	// told; on the way out it counts as done, as one that does not match the reader's filter.
+	Dropped bool
+}
+
+// Recorder is a Plugin that is told what became of published messages.
+type Recorder interface {
+	Plugin
+	// Published is told of every outcome that came while the call lasts: err is what store.Publisher answered, and the
+	// messages have partition and offset where they were stored. They are the caller's again when it returns. ctx has the
+	// values of the one that the plugin passed on. It may be called concurrently with other calls, and does not wait long.
+	Published(ctx context.Context, c *Call, err error, msgs []*store.Message)
+}
+
+// Change is a request to the management API.
+type Change struct {
+	KeyID, Role  string // of the admin key; "" where it was none
+	Method, Path string // Path is that of the request
+	Remote       string
+	Err          error // why it was refused or failed
+}
+
+// AdminRecorder is a Plugin that is told of requests to the management API: changes, and what was refused.
+type AdminRecorder interface {
+	Plugin
+	Changed(ctx context.Context, c Change)
+}
 
 // Chain makes one handler of the plugins, the first outermost, and what they guard.
 func Chain(list []Plugin, last Handler) Handler {

@@ -9,16 +9,18 @@ import (
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/meta"
 	"github.com/kateway/kateway/store"
 )
 
 // answer tells a client what became of its messages. It returns the error that is to be the answer where nothing was stored.
-func answer(w http.ResponseWriter, q *request, msgs []*store.Message, err error) error {
+func answer(w http.ResponseWriter, q *request, c *slab, err error) error {
+	msgs := c.refs
 	if q.format == formatSingle {
 		if err = store.Each(err, 0); err != nil {
 			return err
 		}
-		answerStored(w, msgs[0])
+		answerStored(w, msgs[0], c.fate(0).to)
 		return nil
 	}
 	status := http.StatusCreated
@@ -34,7 +36,7 @@ func answer(w http.ResponseWriter, q *request, msgs []*store.Message, err error)
 			status = http.StatusMultiStatus
 		}
 	}
-	body, encodeErr := appendResults(make([]byte, 0, 16+len(msgs)*40), msgs, err)
+	body, encodeErr := appendResults(make([]byte, 0, 16+len(msgs)*40), c, err)
 	if encodeErr != nil {
 		return encodeErr
 	}
@@ -61,14 +63,26 @@ func noneStored(batch *store.BatchError) error {
 }
 
 // answerStored answers a single message: one allocation holds the values of all headers.
-func answerStored(w http.ResponseWriter, m *store.Message) {
+func answerStored(w http.ResponseWriter, m *store.Message, to meta.Topic) {
 	partition, offset := strconv.Itoa(int(m.Partition)), strconv.FormatInt(m.Offset, 10)
 	values := &[2]string{partition, offset}
 	h := w.Header()
 	h["X-Partition"] = values[0:1:1]
 	h["X-Offset"] = values[1:2:2]
-	respond(w, http.StatusCreated, append(appendStored(make([]byte, 0, 64), m), '\n'))
+	respond(w, http.StatusCreated, append(appendStored(make([]byte, 0, 64), m, to), '\n'))
 }
+
+// answerDropped answers a publish of which plugins have dropped all: nothing is stored, and nothing has failed.
+func answerDropped(w http.ResponseWriter, q *request, c *slab) {
+	body := []byte(dropped + "\n")
+	if q.format != formatSingle {
+		body, _ = appendResults(nil, c, nil) // there is no problem to encode
+	}
+	respond(w, http.StatusOK, body)
+}
+
+// dropped is what is answered for a message that the plugins dropped.
+const dropped = `{"dropped":true}`
 
 // respond writes a whole JSON body.
 func respond(w http.ResponseWriter, status int, body []byte) {
@@ -80,33 +94,48 @@ func respond(w http.ResponseWriter, status int, body []byte) {
 	_, _ = w.Write(body) // the client may be gone; it is stored all the same
 }
 
-func appendStored(dst []byte, m *store.Message) []byte {
+// appendStored appends where a message is; the topic too where plugins have sent it to another one than the client.
+func appendStored(dst []byte, m *store.Message, to meta.Topic) []byte {
 	dst = append(dst, `{"partition":`...)
 	dst = strconv.AppendInt(dst, int64(m.Partition), 10)
 	dst = append(dst, `,"offset":`...)
 	dst = strconv.AppendInt(dst, m.Offset, 10)
-	return append(dst, '}')
+	return append(appendTopic(dst, to), '}')
+}
+
+// appendTopic appends the member that says where a message went that was sent elsewhere. Names need no escapes.
+func appendTopic(dst []byte, to meta.Topic) []byte {
+	if to == (meta.Topic{}) {
+		return dst
+	}
+	dst = append(dst, `,"topic":"`...)
+	dst = append(dst, to.String()...)
+	return append(dst, '"')
 }
 
 // appendResults appends {"results":[...]}, an entry per message.
-func appendResults(dst []byte, msgs []*store.Message, err error) ([]byte, error) {
+func appendResults(dst []byte, c *slab, err error) ([]byte, error) {
 	dst = append(dst, `{"results":[`...)
 	var known httpx.Problem // the last problem and its JSON: after a fault many are the same
 	var knownJSON []byte
-	for i, m := range msgs {
+	for i, m := range c.refs {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		if err == nil {
-			dst = appendStored(dst, m)
+		f := c.fate(i)
+		if f.dropped {
+			dst = append(dst, dropped...)
 			continue
 		}
-		failure := store.Each(err, i)
+		var failure error
+		if err != nil {
+			failure = store.Each(err, i)
+		}
 		if failure == nil {
-			dst = appendStored(dst, m)
+			dst = appendStored(dst, m, f.to)
 			continue
 		}
-		if p := httpx.ProblemOf(failure); knownJSON == nil || p != known {
+		if p := httpx.ProblemOf(failure); knownJSON == nil || !p.Same(&known) {
 			b, err := json.Marshal(p)
 			if err != nil {
 				return nil, fmt.Errorf("encoding a problem: %w", err)

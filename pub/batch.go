@@ -19,6 +19,7 @@ type slab struct {
 	body     []byte
 	messages []store.Message
 	refs     []*store.Message // to messages, once they are all there
+	fates    []fate           // of the refs, where the plugins made something of one; else none
 }
 
 // slabs lends slabs. One that the store keeps, after errs.Uncertain, is not given back.
@@ -33,7 +34,7 @@ func (s *slabs) get() *slab {
 
 func (s *slabs) put(b *slab) {
 	clear(b.messages) // so that it pins nothing
-	*b = slab{messages: b.messages[:0], refs: b.refs}
+	*b = slab{messages: b.messages[:0], refs: b.refs, fates: b.fates[:0]}
 	s.pool.Put(b)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/kateway/kateway/internal/errs"
@@ -75,15 +76,23 @@ func (h *Handler) publish(w http.ResponseWriter, r *http.Request, q *request) er
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.limits.Deadline)
 	defer cancel()
+	if q.once != "" {
+		q.digest = digest(c.refs) // before plugins change them: what the client sends again is the same then
+	}
 	if err := h.admit(ctx, q, c); err != nil {
 		h.release(c)
 		return err
+	}
+	if c.allDropped() {
+		answerDropped(w, q, c)
+		h.release(c)
+		return nil
 	}
 	if q.async {
 		return h.enqueue(ctx, w, q, c)
 	}
 	err = h.send(ctx, q, c)
-	answerErr := answer(w, q, c.refs, err)
+	answerErr := answer(w, q, c, err)
 	if !uncertain(err) {
 		h.release(c)
 	}
@@ -95,29 +104,40 @@ func (h *Handler) admit(ctx context.Context, q *request, c *slab) error {
 	if q.call == nil {
 		return nil
 	}
-	q.call.Messages, q.call.Bytes = len(c.refs), 0
-	for _, m := range c.refs {
-		q.call.Bytes += int64(len(m.Key) + len(m.Value))
-	}
-	if err := h.gate.Admit(ctx, q.call); err != nil {
+	if err := h.admitAll(ctx, q, c.refs); err != nil || q.inspect == nil {
 		return err
 	}
-	if q.inspect == nil {
-		return nil
-	}
+	var in plugins.Message
 	for i, m := range c.refs {
-		err := q.inspect(ctx, m)
-		if err == nil && len(m.Value) > h.limits.Message {
-			err = fmt.Errorf("a plugin has made %d bytes of it, a message has %d at most: %w", len(m.Value), h.limits.Message, errs.TooLarge)
-		}
-		if err != nil && len(c.refs) > 1 {
-			err = fmt.Errorf("message %d: %w", i+1, err)
-		}
+		f, err := h.inspect(ctx, q, &in, m)
 		if err != nil {
-			return err
+			return ofElement(err, i, q.format)
 		}
+		c.decide(i, f)
 	}
 	return nil
+}
+
+// admitAll asks the plugins that decide by number and size.
+func (h *Handler) admitAll(ctx context.Context, q *request, msgs []*store.Message) error {
+	q.call.Messages, q.call.Bytes = len(msgs), 0
+	for _, m := range msgs {
+		q.call.Bytes += int64(len(m.Key) + len(m.Value))
+	}
+	return h.gate.Admit(ctx, q.call)
+}
+
+// ofElement is the error of element i of a batch, counted from 0. The text counts from 1, as other texts about batches do;
+// the paths of faults begin with the index, as JSON pointers into an array do.
+func ofElement(err error, i int, f format) error {
+	if f == formatSingle {
+		return err
+	}
+	var faults *errs.Faults
+	if errors.As(err, &faults) {
+		err = faults.Within("/" + strconv.Itoa(i))
+	}
+	return fmt.Errorf("message %d: %w", i+1, err)
 }
 
 // release gives back what nobody uses any more.
@@ -126,27 +146,39 @@ func (h *Handler) release(c *slab) {
 	h.slabs.put(c)
 }
 
-// send stores the messages for a caller that waits, and counts.
+// send stores the messages for a caller that waits, and counts. What was dropped counts as stored.
 func (h *Handler) send(ctx context.Context, q *request, c *slab) error {
 	start := time.Now()
-	msgs := c.refs
+	defer func() { h.metrics.took(time.Since(start)) }()
+	if len(c.fates) > 0 {
+		return h.sendParts(ctx, q, c)
+	}
+	return h.sendTo(ctx, q, q.topic, c.refs)
+}
+
+// sendTo stores messages in one topic, and counts.
+func (h *Handler) sendTo(ctx context.Context, q *request, t meta.Topic, msgs []*store.Message) error {
 	var once *store.Once
 	if q.once != "" {
-		once = &store.Once{Key: q.once, Digest: digest(msgs)}
+		once = &store.Once{Key: q.once, Digest: q.digest}
 	}
-	err := h.toStore(ctx, q.topic, q.ack, once, msgs)
-	h.metrics.took(time.Since(start))
+	err := h.toStore(ctx, t, q.ack, once, msgs)
+	if q.call != nil {
+		h.gate.Published(ctx, q.call, err, msgs)
+	}
 	if anyStored(err) {
-		q.counters = h.metrics.of(q.topic)
-		stored, bytes := q.counters.outcome(err, msgs)
-		q.published(ctx, stored, bytes)
+		counters := h.metrics.of(t)
+		if t == q.topic {
+			q.counters = counters
+		}
+		stored, bytes := counters.outcome(err, msgs)
+		published(ctx, &t, stored, bytes)
 	}
 	return err
 }
 
 // published says that the client is here and publishes. A topic is its publisher's own.
-func (q *request) published(ctx context.Context, messages, bytes int) {
-	t := &q.topic
+func published(ctx context.Context, t *meta.Topic, messages, bytes int) {
 	online.Of(ctx).Published(t.App, t.App, t.Name, t.Ver, messages, int64(bytes))
 }
 

@@ -25,6 +25,7 @@ const (
 
 // job is one async publish that has no outcome yet.
 type job struct {
+	topic   meta.Topic
 	ack     store.Ack
 	content *slab
 	weight  int64
@@ -56,22 +57,28 @@ func newQueue(limit int64, gauge prometheus.Gauge, publish func(context.Context,
 	return q
 }
 
-// push takes the job, or refuses it: Overloaded when it does not fit, Draining after close.
-func (q *queue) push(t meta.Topic, j job) error {
+// push takes the jobs, or refuses them all: Overloaded when they do not fit, Draining after close.
+func (q *queue) push(jobs ...job) error {
+	weight := int64(0)
+	for i := range jobs {
+		weight += jobs[i].weight
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
 		return fmt.Errorf("async publish: %w", errs.Draining)
 	}
-	if q.bytes+j.weight > q.limit {
+	if q.bytes+weight > q.limit {
 		return fmt.Errorf("async publish: %d bytes are queued: %w", q.bytes, errs.Overloaded)
 	}
-	q.bytes += j.weight
+	q.bytes += weight
 	q.gauge.Set(float64(q.bytes))
-	waiting, works := q.jobs[t]
-	q.jobs[t] = append(waiting, j)
-	if !works {
-		go q.work(t)
+	for _, j := range jobs {
+		waiting, works := q.jobs[j.topic]
+		q.jobs[j.topic] = append(waiting, j)
+		if !works {
+			go q.work(j.topic)
+		}
 	}
 	return nil
 }
@@ -150,23 +157,45 @@ func (q *queue) close(ctx context.Context) error {
 	return fmt.Errorf("async publishes of %d topics have no outcome, %d bytes are given up: %w", len(q.jobs), q.bytes, ctx.Err())
 }
 
-// enqueue answers an async publish. The topic is asked for here, so that the client hears of it when it may not be used.
+// enqueue answers an async publish. Its topics are asked for here, so that the client hears of it when one may not be used.
 func (h *Handler) enqueue(ctx context.Context, w http.ResponseWriter, q *request, c *slab) error {
-	_, err := h.use(ctx, q.topic)
-	messages, bytes := len(c.refs), 0 // once it is queued it is no longer ours to look at
-	for _, m := range c.refs {
-		bytes += m.Size()
+	jobs := c.jobs(q)
+	own := len(c.fates) == 0 // else the queue has copies
+	dropped := len(c.refs)
+	type count struct{ messages, bytes int }
+	counts := make([]count, len(jobs)) // once it is queued it is no longer ours to look at
+	for i := range jobs {
+		if _, err := h.use(ctx, jobs[i].topic); err != nil {
+			h.release(c)
+			return err
+		}
+		refs := jobs[i].content.refs
+		dropped -= len(refs)
+		counts[i].messages = len(refs)
+		for _, m := range refs {
+			counts[i].bytes += m.Size()
+		}
 	}
-	if err == nil {
-		weight := int64(cap(c.body) + len(c.refs)*messageWeight)
-		err = h.queue.push(q.topic, job{ack: q.ack, content: c, weight: weight})
+	topics := make([]meta.Topic, len(jobs))
+	for i := range jobs {
+		topics[i] = jobs[i].topic
 	}
-	if err != nil {
+	if err := h.queue.push(jobs...); err != nil {
 		h.release(c)
 		return err
 	}
-	q.published(ctx, messages, bytes)
-	respond(w, http.StatusAccepted, []byte("{\"queued\":true}\n"))
+	if !own {
+		c.body = nil // the copies share its bytes
+		h.release(c)
+	}
+	for i := range topics {
+		published(ctx, &topics[i], counts[i].messages, counts[i].bytes)
+	}
+	body := []byte(`{"queued":true`)
+	if dropped > 0 {
+		body = fmt.Appendf(body, `,"dropped":%d`, dropped)
+	}
+	respond(w, http.StatusAccepted, append(body, "}\n"...))
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package pub
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"math"
 	"net/http"
@@ -25,7 +26,8 @@ type request struct {
 	encoding  encoding
 	ack       store.Ack
 	async     bool
-	once      string // the idempotency key, "" for none
+	once      string            // the idempotency key, "" for none
+	digest    [sha256.Size]byte // with once: of the messages as they came
 	key       []byte
 	partition int32
 	headers   []store.Header

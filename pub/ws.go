@@ -252,7 +252,7 @@ func (s *socket) publish(ctx context.Context, list []incoming) []byte {
 		}
 	}
 	c.refer()
-	err := s.store(ctx, c)
+	err := s.store(ctx, c, list)
 	a := answers{conn: s.conn, seq: s.seq, buf: make([]byte, 0, 64*len(list))}
 	stored := 0
 	for i := range list {
@@ -264,7 +264,7 @@ func (s *socket) publish(ctx context.Context, list []incoming) []byte {
 			s.q.counters.failed(errs.Of(failure))
 		}
 		if failure == nil {
-			a.stored(c.refs[stored-1])
+			a.stored(c.refs[stored-1], c.fate(stored-1))
 		} else {
 			a.failed(failure)
 		}
@@ -276,15 +276,16 @@ func (s *socket) publish(ctx context.Context, list []incoming) []byte {
 	return a.buf
 }
 
-// store stores the messages and counts. The client's leaving does not keep it from that.
-func (s *socket) store(ctx context.Context, c *slab) error {
+// store stores the messages and counts. The client's leaving does not keep it from that. What the plugins refuse it takes
+// out, and says so in the list.
+func (s *socket) store(ctx context.Context, c *slab, list []incoming) error {
 	if len(c.refs) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.h.limits.Deadline)
 	defer cancel()
-	err := s.h.admit(ctx, s.q, c)
-	if err == nil {
+	err := s.admit(ctx, c, list)
+	if err == nil && len(c.refs) > 0 {
 		err = s.h.send(ctx, s.q, c)
 	}
 	if !anyStored(err) { // else send has counted
@@ -293,4 +294,34 @@ func (s *socket) store(ctx context.Context, c *slab) error {
 		}
 	}
 	return err
+}
+
+// admit asks the plugins: about all messages by their number, then about each.
+func (s *socket) admit(ctx context.Context, c *slab, list []incoming) error {
+	if s.q.call == nil {
+		return nil
+	}
+	if err := s.h.admitAll(ctx, s.q, c.refs); err != nil || s.q.inspect == nil {
+		return err
+	}
+	var in plugins.Message
+	kept, asked := 0, 0
+	for i := range list {
+		if list[i].err != nil {
+			continue
+		}
+		m := c.refs[asked]
+		asked++
+		f, err := s.h.inspect(ctx, s.q, &in, m)
+		if list[i].err = err; err == nil {
+			c.refs[kept] = m
+			c.decide(kept, f)
+			kept++
+		}
+	}
+	c.refs = c.refs[:kept]
+	if len(c.fates) > 0 {
+		c.fates = c.fates[:kept]
+	}
+	return nil
 }

@@ -19,19 +19,25 @@ type answers struct {
 	knownJSON []byte
 }
 
-// stored answers a message that was stored: {"seq":1,"partition":0,"offset":42}.
-func (a *answers) stored(m *store.Message) {
+// stored answers a message that was stored: {"seq":1,"partition":0,"offset":42}; or dropped: {"seq":1,"dropped":true}.
+func (a *answers) stored(m *store.Message, f fate) {
 	at := a.begin()
+	if f.dropped {
+		a.buf = append(a.buf, `,"dropped":true`...)
+		a.end(at)
+		return
+	}
 	a.buf = append(a.buf, `,"partition":`...)
 	a.buf = strconv.AppendInt(a.buf, int64(m.Partition), 10)
 	a.buf = append(a.buf, `,"offset":`...)
 	a.buf = strconv.AppendInt(a.buf, m.Offset, 10)
+	a.buf = appendTopic(a.buf, f.to)
 	a.end(at)
 }
 
 // failed answers one that was not, or may not have been: {"seq":1,"error":{problem}}.
 func (a *answers) failed(err error) {
-	if p := httpx.ProblemOf(err); a.knownJSON == nil || p != a.known {
+	if p := httpx.ProblemOf(err); a.knownJSON == nil || !p.Same(&a.known) {
 		b, err := json.Marshal(p)
 		if err != nil { // it has only texts and a number
 			b = []byte("{}")

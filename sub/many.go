@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/kateway/kateway/group"
 	"github.com/kateway/kateway/internal/errs"
@@ -60,11 +59,7 @@ func (w *manyWish) names(r *http.Request) (err error) {
 		return fmt.Errorf("%d topics are given, at most %d: %w", len(list), maxTopics, errs.InvalidParam)
 	}
 	for _, name := range list {
-		parts := strings.Split(name, "/")
-		if len(parts) != 3 {
-			return fmt.Errorf("topic=%.100q: must be <app>/<topic>/<version>: %w", name, errs.InvalidParam)
-		}
-		t, err := meta.ParseTopic(parts[0], parts[1], parts[2])
+		t, err := meta.SplitTopic(name)
 		if err != nil {
 			return err
 		}

@@ -113,6 +113,9 @@ func (h *Handler) openReader(ctx context.Context, w *readWish) (*broadcast.Reade
 	if f != nil {
 		ask.Match = f.Match
 	}
+	if w.inspect != nil {
+		ask.Inspect = looker(w.topic, w.inspect)
+	}
 	if w.cursor != "" {
 		if ask.From, err = broadcast.ParseCursor(w.cursor, topic); err != nil {
 			return nil, err

@@ -117,7 +117,7 @@ func (h *Handler) open(ctx context.Context, w *wish, key group.Key, prefetch int
 		return nil, fmt.Errorf("group %s on %s: %w", w.group, w.topic, err)
 	}
 	if w.inspect != nil {
-		s = &inspected{Session: s, inspect: w.inspect}
+		s = &inspected{Session: s, topic: w.topic, inspect: w.inspect}
 	}
 	return s, nil
 }

@@ -170,6 +170,7 @@ type scope struct {
 	id     [1]string // an array, so that it serves as the header's value too
 	params httprouter.Params
 	rec    recorder
+	caller string
 }
 
 type scopeKey struct{}
@@ -191,6 +192,21 @@ func (s *scope) Value(key any) any {
 func RequestID(ctx context.Context) string {
 	if s, ok := ctx.Value(scopeKey{}).(*scope); ok {
 		return s.id[0]
+	}
+	return ""
+}
+
+// SetCaller says who has proven to send the request that ctx belongs to. It is the request's own goroutine that calls it.
+func SetCaller(ctx context.Context, app string) {
+	if s, ok := ctx.Value(scopeKey{}).(*scope); ok {
+		s.caller = app
+	}
+}
+
+// Caller is what SetCaller was told, "" where that was nothing: for an Observer.
+func Caller(ctx context.Context) string {
+	if s, ok := ctx.Value(scopeKey{}).(*scope); ok {
+		return s.caller
 	}
 	return ""
 }

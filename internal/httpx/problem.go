@@ -2,8 +2,10 @@ package httpx
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +20,14 @@ type Problem struct {
 	Status int    `json:"status"`
 	Detail string `json:"detail,omitempty"`
 	Code   string `json:"code"`
+
+	Errors []errs.Fault `json:"errors,omitempty"` // of an error that is [errs.Faults]
+}
+
+// Same reports whether both say the same, so that the JSON of one is that of the other.
+func (p *Problem) Same(q *Problem) bool {
+	return p.Status == q.Status && p.Code == q.Code && p.Title == q.Title && p.Type == q.Type && p.Detail == q.Detail &&
+		slices.Equal(p.Errors, q.Errors)
 }
 
 // ProblemOf tells a client what it may know of err: of our own faults the kind only, since the text may name brokers, files or hosts.
@@ -26,6 +36,10 @@ func ProblemOf(err error) Problem {
 	p := Problem{Type: "about:blank", Title: k.Title(), Status: k.Status(), Code: k.Code()}
 	if !k.Server() {
 		p.Detail = strings.TrimSuffix(err.Error(), ": "+k.Error()) // the title says it already
+		var faults *errs.Faults
+		if errors.As(err, &faults) {
+			p.Errors = faults.List
+		}
 	}
 	return p
 }

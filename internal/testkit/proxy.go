@@ -186,6 +186,21 @@ func (p *Proxy) Expire() error {
 	if session == 0 {
 		return errors.New("there was no session through this proxy")
 	}
+	var err error
+	for i := range expireTries {
+		// The client, whose connection the server closes when we take its session, may be back before we have ended it, and then
+		// ours is the one that is closed.
+		if err = p.end(session, password, i > 0); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+const expireTries = 50
+
+// end takes the session over and closes it. With again it may be gone already.
+func (p *Proxy) end(session int64, password []byte, again bool) error {
 	conn, err := net.DialTimeout("tcp", p.target, time.Second)
 	if err != nil {
 		return err
@@ -201,8 +216,13 @@ func (p *Proxy) Expire() error {
 	b = binary.BigEndian.AppendUint32(b, uint32(len(password)))
 	b = append(b, password...)
 	answer, err := exchange(conn, b)
-	if err != nil || int64(binary.BigEndian.Uint64(answer[8:])) != session {
-		return fmt.Errorf("session %d is not taken over: %x, %w", session, answer, err)
+	switch {
+	case err != nil:
+		return fmt.Errorf("session %d is not taken over: %w", session, err)
+	case again && binary.BigEndian.Uint64(answer[8:]) == 0:
+		return nil // it has ended, and only the answer was lost
+	case int64(binary.BigEndian.Uint64(answer[8:])) != session:
+		return fmt.Errorf("session %d is not taken over: %x", session, answer)
 	}
 	const closeSession = -11
 	op := int32(closeSession)
