@@ -15,6 +15,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/kateway/kateway/internal/edge"
 	"github.com/kateway/kateway/internal/zk"
 	"github.com/kateway/kateway/plugins"
 )
@@ -58,6 +59,12 @@ type Config struct {
 	Insecure bool     `help:"Allow open mode, in which anybody may do anything, on an address that is not loopback."`
 	TLSCert  string   `name:"tls-cert" placeholder:"FILE" help:"Certificate chain in PEM; serves HTTPS. A changed file is taken within seconds."`
 	TLSKey   string   `name:"tls-key" placeholder:"FILE" help:"Its private key in PEM."`
+
+	RequireHTTPS             string   `name:"require-https" default:"off" placeholder:"WHO" help:"Who must use HTTPS: off, outer (whose address is neither loopback nor private) or always (default: ${default}). A request that a trusted proxy got over HTTPS counts."`
+	TrustedProxies           []string `placeholder:"NETWORK" help:"Addresses or networks of proxies that are believed where a request comes from (X-Forwarded-For, X-Forwarded-Proto), comma separated."`
+	ProxyProtocol            bool     `help:"Connections of trusted proxies begin with a header of the PROXY protocol, version 1 or 2."`
+	MaxConnections           int64    `default:"0" placeholder:"N" help:"Most connections of clients; 0 is three quarters of the files that the process may open (default: ${default})."`
+	MaxConnectionsPerAddress int64    `default:"0" placeholder:"N" help:"Most connections from one address, or from one /64 of IPv6; loopback and trusted proxies excepted; 0 is no limit (default: ${default})."`
 
 	MaxMessage       Size          `default:"1MiB" placeholder:"SIZE" help:"Largest message (default: ${default})."`
 	MaxKey           Size          `default:"4KiB" placeholder:"SIZE" help:"Largest partition key (default: ${default})."`
@@ -245,6 +252,10 @@ func (c *Config) checkStore(f *faults) {
 }
 
 func (c *Config) checkWeb(f *faults) {
+	_, err := edge.ParseProxies(c.TrustedProxies)
+	f.unless(err == nil, "trusted-proxies", "%v", err)
+	f.unless(!c.ProxyProtocol || len(c.TrustedProxies) > 0, "proxy-protocol", "nobody is believed without --trusted-proxies; name the proxies there")
+	f.unless(slices.Contains([]string{off, outer, always}, c.RequireHTTPS), "require-https", "%q is none of off, outer, always", c.RequireHTTPS)
 	for _, h := range c.Hosts {
 		_, err := netip.ParseAddr(h)
 		f.unless(err == nil || hostRule.MatchString(h), "hosts", "%q is no host name; write it without scheme and port", h)
@@ -269,6 +280,8 @@ func (c *Config) checkLimits(f *faults) {
 		{"max-async", int64(c.MaxAsync), 1, 1 << 40},
 		{"max-header", int64(c.MaxHeader), 1 << 10, 1 << 20},
 		{"max-header-fields", int64(c.MaxHeaderFields), 8, 10_000},
+		{"max-connections", c.MaxConnections, 0, 1 << 40},
+		{"max-connections-per-address", c.MaxConnectionsPerAddress, 0, 1 << 40},
 	} {
 		f.unless(l.v >= l.lo && l.v <= l.hi, l.option, "%d is not between %d and %d", l.v, l.lo, l.hi)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/kateway/kateway/internal/edge"
 	"github.com/kateway/kateway/internal/handover"
 	"github.com/kateway/kateway/internal/httpx"
 	"github.com/kateway/kateway/internal/online"
@@ -79,6 +80,10 @@ type Gateway struct {
 	lanes   *server // of requests that come to our predecessor; nil without one
 	relay   *relay
 
+	limits      *edge.Limits
+	proxies     *edge.Proxies // nil: nobody is believed
+	edgeMetrics *edge.Metrics
+
 	started   time.Time
 	keyGiven  bool          // the operator brings the admin key
 	published atomic.Uint64 // requests to publish
@@ -131,6 +136,9 @@ func (g *Gateway) open(ctx context.Context) error {
 		if g.certs, err = loadCertificate(g.cfg.TLSCert, g.cfg.TLSKey, g.log); err != nil {
 			return err
 		}
+	}
+	if err = g.newEdge(); err != nil {
+		return err
 	}
 	listeners, err := g.listen(ctx)
 	if err != nil {
@@ -286,7 +294,7 @@ func (g *Gateway) serveOn(listeners []net.Listener) {
 	g.health = &health{parts: g.parts(), log: g.log, drain: g.draining.Load}
 	served := g.served()
 	for i, e := range g.cfg.endpoints() {
-		t := newTable(newRules(&g.cfg, e.roles), g.wrapper(m, e.roles[0]))
+		t := newTable(newRules(&g.cfg, e.roles, g.proxies), g.wrapper(m, e.roles[0]))
 		common := append(g.health.routes(e.roles, served), openAPIRoute())
 		if slices.Contains(e.roles, Pub) || slices.Contains(e.roles, Sub) {
 			common = append(common, g.tokenRoute())

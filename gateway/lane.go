@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"net/http"
 	"time"
 
@@ -30,6 +31,10 @@ func (g *Gateway) fromLane(w http.ResponseWriter, r *http.Request) {
 	}
 	r = r.WithContext(context.WithValue(r.Context(), laneEnd{}, time.Now().Add(laneStream)))
 	r.RemoteAddr = remote
+	if r.Header.Get(headerLaneTLS) != "" {
+		r.TLS = new(tls.ConnectionState) // that it was encrypted is all that anybody asks
+	}
+	r.Header.Del(headerLaneTLS)
 	h.ServeHTTP(w, r)
 }
 

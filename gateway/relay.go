@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kateway/kateway/internal/edge"
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
 )
@@ -146,6 +147,7 @@ func (p publishes) Resume(w http.ResponseWriter, req *http.Request, body []byte)
 const (
 	headerLane       = "Kateway-Lane"        // the role
 	headerLaneRemote = "Kateway-Lane-Remote" // who asks
+	headerLaneTLS    = "Kateway-Lane-Tls"    // that he does so over HTTPS
 )
 
 // laneIdle is how long a connection to the next process is kept.
@@ -187,4 +189,8 @@ func rewriteForLane(p *httputil.ProxyRequest) {
 	}
 	p.Out.Header.Set(headerLane, string(role))
 	p.Out.Header.Set(headerLaneRemote, p.In.RemoteAddr)
+	p.Out.Header.Del(headerLaneTLS)
+	if edge.TLS(p.In.Context()) != nil {
+		p.Out.Header.Set(headerLaneTLS, "1")
+	}
 }

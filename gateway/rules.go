@@ -5,14 +5,17 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/kateway/kateway/internal/edge"
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
+	"github.com/kateway/kateway/internal/online"
 )
 
 // rules are what every request must keep, whatever it asks for: the limits on its head, and that no web page of another
@@ -24,16 +27,19 @@ type rules struct {
 	anyHost   bool     // do not look at Host
 	hosts     []string // lower case, besides loopback
 	origins   []string // lower case, whose pages are welcome
+	proxies   *edge.Proxies
+	https     string // of whom it is asked: off, outer or always
 
 	known atomic.Pointer[string] // the Host that passed last; nearly every request has the same
 }
 
 // newRules are those of one address. Where callers show who they are, a name that was made to point here is of no use to
 // a web page, so that Host is not looked at.
-func newRules(c *Config, served []Role) *rules {
+func newRules(c *Config, served []Role, proxies *edge.Proxies) *rules {
 	r := &rules{
 		maxFields: c.MaxHeaderFields, maxHeader: int(c.MaxHeader), bodyTime: c.ReadBodyTimeout,
 		anyHost: c.Insecure || !c.Open() || served[0] == Peer,
+		proxies: proxies, https: c.RequireHTTPS,
 	}
 	for _, h := range c.Hosts {
 		r.hosts = append(r.hosts, strings.ToLower(strings.TrimSuffix(h, ".")))
@@ -42,6 +48,39 @@ func newRules(c *Config, served []Role) *rules {
 		r.origins = append(r.origins, withoutDefaultPort(o))
 	}
 	return r
+}
+
+// arrived is the request as it is to be seen: from whom it really comes, and over which encryption.
+func (r *rules) arrived(req *http.Request) *http.Request {
+	if req.TLS == nil {
+		req.TLS = edge.TLS(req.Context())
+	}
+	if r.proxies != nil && r.proxies.Arrived(req) {
+		return req.WithContext(online.Behind(req.Context(), req.RemoteAddr))
+	}
+	return req
+}
+
+// checkHTTPS refuses a request in clear text of whom is to encrypt.
+func (r *rules) checkHTTPS(req *http.Request) error {
+	if r.https == off || r.https == "" || req.TLS != nil || r.proxies.Encrypted(req) {
+		return nil
+	}
+	if r.https == outer && !isOuter(edge.Remote(req.RemoteAddr)) {
+		return nil
+	}
+	return fmt.Errorf("this gateway is to be used over HTTPS only (--require-https %s): %w", r.https, errs.Denied)
+}
+
+// The values of --require-https, beside off.
+const (
+	outer  = "outer"
+	always = "always"
+)
+
+// isOuter reports whether an address is one that the whole internet may come from.
+func isOuter(a netip.Addr) bool {
+	return !a.IsLoopback() && !a.IsPrivate() && !a.IsLinkLocalUnicast()
 }
 
 // guard puts the rules before a handler.
@@ -65,6 +104,9 @@ func (r *rules) check(w http.ResponseWriter, req *http.Request, anyOrigin bool) 
 		return err
 	}
 	if err := r.checkHost(req); err != nil {
+		return err
+	}
+	if err := r.checkHTTPS(req); err != nil && !anyOrigin { // who checks health is next to us
 		return err
 	}
 	if err := r.checkOrigin(w, req); err != nil && !anyOrigin {

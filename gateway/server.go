@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kateway/kateway/internal/edge"
 	"github.com/kateway/kateway/peer"
 )
 
@@ -75,21 +76,23 @@ func (s *server) hangUp() {
 // newServer makes what serves h on ln, the socket of an endpoint.
 func (g *Gateway) newServer(e endpoint, ln net.Listener, h http.Handler) *server {
 	roles := e.roles
-	var tlsConfig *tls.Config // each its own, since net/http writes to it
-	from := ln
+	var tlsConfig *tls.Config // net/http writes to it
+	var from net.Listener
 	switch {
 	case roles[0] == Peer && g.peerTLS != nil:
-		tlsConfig = g.peerTLS.server()
+		from, tlsConfig = ln, g.peerTLS.server()
 	case roles[0] == Peer:
 		from = peer.Secure(ln, g.cluster.peerSecrets, g.log)
-	case g.certs != nil:
-		tlsConfig = g.certs.config()
+	default:
+		from = g.edge(roles, ln)
 	}
 	s := newServer(&g.cfg, e, ln, h, tlsConfig, g.log)
 	s.from = from
 	s.kept = slices.Contains(slices.Collect(maps.Values(g.deps.Sockets)), ln)
 	if roles[0] != Peer {
-		s.http.ConnContext = g.online.ConnContext
+		s.http.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+			return edge.ConnContext(g.online.ConnContext(ctx, c), c)
+		}
 		s.conns.gone = g.online.Closed
 	}
 	return s

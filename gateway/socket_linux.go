@@ -43,3 +43,12 @@ func control(c syscall.RawConn, f func(fd int) error) (err error) {
 	}
 	return err
 }
+
+// fileLimit is how many files the process may have open; 0 where that is not known.
+func fileLimit() int64 {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil || l.Cur > 1<<40 {
+		return 0
+	}
+	return int64(l.Cur) //nolint:gosec // it is no larger than that
+}

@@ -14,3 +14,5 @@ import (
 func setUserTimeout(syscall.RawConn, time.Duration) error { return errors.ErrUnsupported }
 
 func refuseNew(syscall.RawConn) error { return errors.ErrUnsupported }
+
+func fileLimit() int64 { return 0 }

@@ -54,6 +54,7 @@ func harmless(path string) bool {
 }
 
 func (t *table) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r = t.rules.arrived(r)
 	path, encoded := pathOf(r)
 	h, params := t.find(r.Method, path)
 	if h == nil {

@@ -16,7 +16,7 @@ func BenchmarkRoute(b *testing.B) {
 	cfg := Default()
 	g := &Gateway{cfg: cfg, log: slog.New(slog.DiscardHandler)}
 	m := newMetrics(prometheus.NewRegistry(), "test")
-	t := newTable(newRules(&cfg, []Role{Pub, Sub}), g.wrapper(m, Pub))
+	t := newTable(newRules(&cfg, []Role{Pub, Sub}, nil), g.wrapper(m, Pub))
 	t.add(httpx.Route{Method: http.MethodPost, Path: "/v1/msgs/:topic/:ver", Handler: func(w http.ResponseWriter, r *http.Request) error {
 		_ = httpx.Param(r, "topic")
 		w.WriteHeader(http.StatusCreated)

@@ -33,7 +33,7 @@ type connKey struct{}
 
 // ConnContext is for http.Server.ConnContext: from now on the connection counts, until Closed.
 func (t *Tracker) ConnContext(ctx context.Context, c net.Conn) context.Context {
-	conn := &Conn{tracker: t, conn: c, remote: c.RemoteAddr()}
+	conn := &Conn{tracker: t, conn: c}
 	t.mu.Lock()
 	t.conns[c] = conn
 	t.mu.Unlock()
@@ -75,8 +75,9 @@ func (t *Tracker) now() time.Duration { return time.Since(t.start) }
 // Conn is one connection of a client, with HTTP/2 the way of many requests at a time. A nil Conn counts nothing.
 type Conn struct {
 	tracker *Tracker
-	conn    net.Conn
-	remote  net.Addr
+	conn    net.Conn               // its address is asked for late: a proxy's connection says first whose it is, and that is waited for
+	from    string                 // whose requests they are, where a proxy has told
+	root    *Conn                  // which has the uses then
 	mu      sync.Mutex             // of who writes uses
 	uses    atomic.Pointer[[]*use] // never changed in place, so that a publish finds its own without a lock
 }
@@ -87,6 +88,15 @@ func Of(ctx context.Context) *Conn {
 	return c
 }
 
+// Behind is a context for a request that came by a proxy from that address: it is listed as the client's.
+func Behind(ctx context.Context, from string) context.Context {
+	c := Of(ctx)
+	if c == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, connKey{}, &Conn{tracker: c.tracker, conn: c.conn, from: from, root: c})
+}
+
 // Closed forgets the connection. It is to be called by who hijacked it, when it is closed.
 func (c *Conn) Closed() {
 	if c != nil {
@@ -95,7 +105,7 @@ func (c *Conn) Closed() {
 }
 
 // what tells uses of a connection apart.
-type what struct{ kind, app, owner, topic, ver, group string }
+type what struct{ kind, app, owner, topic, ver, group, from string }
 
 // use is what is counted. Its times are distances from the tracker's start, in nanoseconds.
 type use struct {
@@ -125,7 +135,10 @@ func (c *Conn) Published(app string, owner, topic, ver string, messages int, byt
 		return
 	}
 	now := c.tracker.now()
-	w := what{kind: Pub, app: app, owner: owner, topic: topic, ver: ver}
+	w := what{kind: Pub, app: app, owner: owner, topic: topic, ver: ver, from: c.from}
+	if c.root != nil {
+		c = c.root
+	}
 	u := c.find(&w, now)
 	if u == nil {
 		u = c.add(&w, now, 0)
@@ -140,7 +153,7 @@ func (c *Conn) find(w *what, now time.Duration) *use {
 		return nil
 	}
 	for _, u := range *list {
-		if u.topic == w.topic && u.kind == w.kind && u.owner == w.owner && u.ver == w.ver && u.app == w.app && u.group == w.group {
+		if u.topic == w.topic && u.kind == w.kind && u.owner == w.owner && u.ver == w.ver && u.app == w.app && u.group == w.group && u.from == w.from {
 			if u.over(now) {
 				return nil // what comes now begins anew
 			}
@@ -185,20 +198,20 @@ func leastRecent(list []*use) *use {
 func (w *what) clone() what {
 	return what{
 		kind: strings.Clone(w.kind), app: strings.Clone(w.app), owner: strings.Clone(w.owner),
-		topic: strings.Clone(w.topic), ver: strings.Clone(w.ver), group: strings.Clone(w.group),
+		topic: strings.Clone(w.topic), ver: strings.Clone(w.ver), group: strings.Clone(w.group), from: strings.Clone(w.from),
 	}
 }
 
 // append lists the connection's uses.
 func (c *Conn) append(list []Client) []Client {
-	now := c.tracker.now()
+	now, remote := c.tracker.now(), c.conn.RemoteAddr().String()
 	for _, u := range *c.uses.Load() {
 		if u.over(now) {
 			continue
 		}
 		list = append(list, Client{
 			Kind: u.kind, App: u.app, Owner: u.owner, Topic: u.topic, Ver: u.ver, Group: u.group,
-			Remote: c.remote.String(), Since: c.tracker.start.Add(u.since).Round(0),
+			Remote: cmp.Or(u.from, remote), Since: c.tracker.start.Add(u.since).Round(0),
 			Messages: u.messages.Load(), Bytes: u.bytes.Load(),
 		})
 	}
@@ -217,7 +230,10 @@ func (c *Conn) Subscribed(kind, app, owner, topic, ver, group string) *Use {
 	if c == nil {
 		return nil
 	}
-	w := what{kind, app, owner, topic, ver, group}
+	w := what{kind, app, owner, topic, ver, group, c.from}
+	if c.root != nil {
+		c = c.root
+	}
 	return &Use{c: c, u: c.add(&w, c.tracker.now(), 1)}
 }
 
