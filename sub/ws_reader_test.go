@@ -66,7 +66,7 @@ func TestReadSocket(t *testing.T) {
 		}
 	}
 	awaitMetric(t, w, `kateway_sub_streams{form="ws"}`, 2)
-	_ = a.conn.Close()
+	_, _ = a.conn.Close(), b.conn.Close()
 	w.fill(1, 0, 1)
 	forgetGroups(t, w) // another gateway
 	c = serve(t, w.mux, false)
