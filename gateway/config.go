@@ -28,13 +28,17 @@ type Config struct {
 	Man string `default:"127.0.0.1:9193" placeholder:"ADDR" help:"Management API, metrics, health, pprof (default: ${default})."`
 
 	Store            string        `placeholder:"KIND" help:"embedded: on the local disk; kafka: the cluster (default: embedded, with --kafka kafka)."`
-	Data             string        `default:"./kateway-data" placeholder:"DIR" help:"Directory of the embedded store and of this gateway's own secret (default: ${default})."`
+	Data             string        `default:"./kateway-data" placeholder:"DIR" help:"Directory of the embedded store, of the spool and idempotency keys, and of this gateway's own secret (default: ${default})."`
 	Kafka            []string      `placeholder:"HOST:PORT" help:"Bootstrap brokers, comma separated; implies --store kafka."`
 	KafkaZK          string        `name:"kafka-zk" placeholder:"HOST:PORT,.../PATH" help:"ZooKeeper of a Kafka that still has one: the brokers are found there, instead of by --kafka; implies --store kafka."`
 	KafkaCompression string        `default:"lz4" placeholder:"CODEC" help:"Compression of what is produced to Kafka: none, gzip, snappy, lz4 or zstd (default: ${default})."`
 	KafkaGroups      string        `name:"kafka-group-protocol" default:"auto" placeholder:"NAME" help:"How members of groups work with Kafka: classic, consumer (KIP-848, from Kafka 4.0 on), or auto, which is classic: it fails over faster (default: ${default})."`
 	Partitions       int32         `default:"1" placeholder:"N" help:"Partitions of a topic made on first use in the embedded store (default: ${default})."`
 	Retention        time.Duration `default:"168h" placeholder:"TIME" help:"How long a topic made on first use in the embedded store keeps its messages (default: ${default})."`
+
+	Spool         string        `placeholder:"on|off" help:"on: publishes that Kafka can't take now are kept under --data and given to it in order when it can (default: on with Kafka; the embedded store has none)."`
+	SpoolMaxBytes Size          `default:"1GiB" placeholder:"SIZE" help:"Most bytes in the spool; more is answered 503 (default: ${default})."`
+	SpoolMaxAge   time.Duration `default:"24h" placeholder:"TIME" help:"A spooled message older than this is an alarm; nothing is dropped (default: ${default})."`
 
 	ZK          string `name:"zk" placeholder:"HOST:PORT,.../PATH" help:"ZooKeeper servers, comma separated, with an optional path under which kateway keeps its own (/kateway without one): apps, topics and grants are then shared by all gateways that name it."`
 	ZKAuthFile  string `name:"zk-auth-file" placeholder:"FILE" help:"File that holds user:password for ZooKeeper; nodes are then made so that nobody else can read them."`
@@ -229,6 +233,7 @@ func isAddress(s string) bool {
 func (c *Config) checkStore(f *faults) {
 	switch c.StoreKind() {
 	case "embedded":
+		f.unless(c.Spool != "on", "spool", "the embedded store is on the same disk; a spool before it would help nobody")
 		f.unless(len(c.Kafka) == 0 && c.KafkaZK == "", "store", "embedded, but --kafka or --kafka-zk names brokers; drop one of the two")
 	case "kafka":
 		f.unless(len(c.Kafka) > 0 || c.KafkaZK != "", "kafka", "--store kafka needs the brokers, as --kafka broker1:9092,broker2:9092")
@@ -246,6 +251,8 @@ func (c *Config) checkStore(f *faults) {
 	}
 	f.unless(slices.Contains(codecs, c.KafkaCompression), "kafka-compression", "%q is none of %s", c.KafkaCompression, strings.Join(codecs, ", "))
 	f.unless(slices.Contains(groupProtocols, c.KafkaGroups), "kafka-group-protocol", "%q is none of %s", c.KafkaGroups, strings.Join(groupProtocols, ", "))
+	f.unless(slices.Contains([]string{"", "on", off}, c.Spool), "spool", "%q is neither on nor off", c.Spool)
+	f.unless(c.SpoolMaxAge >= time.Second, "spool-max-age", "%v is below a second", c.SpoolMaxAge)
 	f.unless(c.Data != "", "data", "a directory is needed")
 	f.unless(c.Partitions >= 1 && c.Partitions <= 1000, "partitions", "%d is not between 1 and 1000", c.Partitions)
 	f.unless(c.Retention >= time.Minute, "retention", "%v is below a minute", c.Retention)
@@ -278,6 +285,7 @@ func (c *Config) checkLimits(f *faults) {
 		{"max-batch", int64(c.MaxBatch), 1, 1 << 30},
 		{"max-batch-messages", int64(c.MaxBatchMessages), 1, 1_000_000},
 		{"max-async", int64(c.MaxAsync), 1, 1 << 40},
+		{"spool-max-bytes", int64(c.SpoolMaxBytes), 1 << 20, 1 << 50},
 		{"max-header", int64(c.MaxHeader), 1 << 10, 1 << 20},
 		{"max-header-fields", int64(c.MaxHeaderFields), 8, 10_000},
 		{"max-connections", c.MaxConnections, 0, 1 << 40},

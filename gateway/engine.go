@@ -46,7 +46,7 @@ func newEngine(g *Gateway, secret func() []byte) *engine {
 		hub:     hub,
 		router:  router,
 		readers: readers,
-		pub:     pub.New(pub.Config{Store: g.toStore, Topics: topics, Relay: publishes{g.relay}, Gate: g.chain.gate, Limits: publishLimits(&g.cfg), Log: g.log, Metrics: g.metrics}),
+		pub:     pub.New(pub.Config{Store: g.toStore, Topics: g.publishTopics(topics), Relay: publishes{g.relay}, Gate: g.chain.gate, Limits: publishLimits(&g.cfg), Log: g.log, Metrics: g.metrics}),
 		sub:     sub.New(sub.Config{Groups: laneGroups{router}, Readers: laneReaders{readers}, Topics: topics, Queue: queueMaker(g.store), Merge: merge, Gate: g.chain.gate, Log: g.log, Metrics: g.metrics}),
 	}
 }

@@ -33,6 +33,7 @@ import (
 	"github.com/kateway/kateway/store"
 	"github.com/kateway/kateway/store/breaker"
 	"github.com/kateway/kateway/store/clusters"
+	"github.com/kateway/kateway/store/spool"
 )
 
 // Deps is what a gateway is given by its surroundings.
@@ -66,6 +67,7 @@ type Gateway struct {
 	first   store.Store  // the one that the configuration names
 	store   *clusters.Stores
 	breaker *breaker.Breaker // before the store
+	spool   *spool.Spool     // before both; nil with the embedded store
 	toStore store.Publisher  // what publishes go to
 	cluster *cluster
 	online  *online.Tracker
@@ -88,6 +90,7 @@ type Gateway struct {
 	keyGiven  bool          // the operator brings the admin key
 	published atomic.Uint64 // requests to publish
 	rate      rate          // of them
+	unspooled exclusions
 	draining  atomic.Bool
 	fatal     chan error // a reason to stop that was not asked for
 	handing   chan succession
@@ -178,6 +181,9 @@ func (g *Gateway) openParts(ctx context.Context, secret []byte) error {
 	g.store = g.clusters(g.first)
 	g.breaker = breaker.New(breaker.Config{Store: g.store, Log: g.log, Metrics: g.metrics})
 	g.toStore = g.breaker.Publisher()
+	if err := g.openSpool(); err != nil {
+		return err
+	}
 	if g.chain, err = openChain(ctx, g, secret); err != nil {
 		return err
 	}

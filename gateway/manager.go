@@ -32,7 +32,7 @@ func newManager(g *Gateway, adminKey string) *manager.Handler {
 	return manager.New(manager.Config{
 		ID: g.cfg.ID, Meta: g.cluster.meta, Open: g.cfg.Open(), AdminKeyHash: adminKey,
 		Store: g.store, Topics: g.engine.topics, Self: node{g}, Peers: g.cluster.peers, Gateways: g.cluster.gateways,
-		Status: g.status, Describe: g.describe, Options: g.options, Changed: g.chain.changed(), Rotate: rotate, Log: g.log, Metrics: g.metrics,
+		Status: g.status, Describe: g.describe, Options: g.options, Changed: g.chain.changed(), Rotate: rotate, Log: g.log, Metrics: g.metrics, Spool: g.spooler(),
 	})
 }
 
@@ -47,7 +47,7 @@ func (g *Gateway) logLevel() string {
 func (g *Gateway) status(ctx context.Context) manager.Status {
 	s := manager.Status{
 		ID: g.cfg.ID, Version: g.deps.Version, PID: os.Getpid(), Started: g.started,
-		Open: g.cfg.Open(), Store: g.cfg.StoreKind(), Spool: off,
+		Open: g.cfg.Open(), Store: g.cfg.StoreKind(), Spool: g.spoolStatus(),
 	}
 	for _, r := range g.served() {
 		s.Roles = append(s.Roles, string(r))

@@ -76,6 +76,9 @@ func (r *rate) load() float64 {
 func (g *Gateway) duties(ctx context.Context, wg *sync.WaitGroup) {
 	wg.Go(func() { g.followClusters(ctx) })
 	wg.Go(func() { g.watchSettings(ctx) })
+	if g.spools() {
+		wg.Go(func() { g.followSpool(ctx) })
+	}
 	wg.Go(func() { g.options.Follow(ctx, g.cluster.meta) })
 	wg.Go(func() {
 		for ctx.Err() == nil {

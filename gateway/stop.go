@@ -19,7 +19,7 @@ const reserve = 5 * time.Second
 //  2. The listeners close. Streams end one after the other, waiting polls are answered, publishes go on. A client that
 //     keeps a connection open may use it once more; cutting an idle one under a request that is on its way would fail it.
 //  3. What is left of the connections is shut down, then cut.
-//  4. publishes queued in memory are stored, groups commit and leave, the store closes, ZooKeeper last.
+//  4. publishes queued in memory are stored, groups commit and leave, the spool closes where it is, then the store, ZooKeeper last.
 //
 // It is net/http's keep-alives that must stay on until step 3: switching them off closes idle connections at once.
 func (g *Gateway) stop() error {
@@ -49,6 +49,7 @@ func (g *Gateway) abandon() {
 	ctx, cancel := context.WithTimeout(context.Background(), reserve)
 	defer cancel()
 	g.endBackground()
+	_ = g.closeSpool(ctx)
 	switch {
 	case g.store != nil:
 		_ = g.store.Close(ctx)

@@ -20,7 +20,10 @@ import (
 )
 
 // kafkaPatience is how long a start waits for a cluster; one that comes later is used from then on.
-const kafkaPatience = 5 * time.Second
+const (
+	kafkaPatience = 5 * time.Second
+	kafkaHaste    = time.Second // where publishes can be spooled meanwhile
+)
 
 // openStore opens the store that the configuration names.
 func openStore(ctx context.Context, c *Config, log *slog.Logger) (store.Store, error) {
@@ -42,7 +45,11 @@ func openStore(ctx context.Context, c *Config, log *slog.Logger) (store.Store, e
 func storeDir(c *Config) string { return filepath.Join(c.Data, "store") }
 
 func openKafka(ctx context.Context, c *Config, log *slog.Logger) (store.Store, error) {
-	ctx, cancel := context.WithTimeout(ctx, kafkaPatience)
+	patience := kafkaPatience
+	if c.Spool != off {
+		patience = kafkaHaste
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	brokers := c.Kafka
 	if c.KafkaZK != "" {
@@ -51,7 +58,9 @@ func openKafka(ctx context.Context, c *Config, log *slog.Logger) (store.Store, e
 			return nil, err
 		}
 	}
-	s, err := kafka.Open(ctx, kafka.Config{Brokers: brokers, Compression: c.KafkaCompression, Protocol: c.KafkaGroups, ClientID: c.ID, Log: log})
+	s, err := kafka.Open(ctx, kafka.Config{Brokers: brokers, Compression: c.KafkaCompression, Protocol: c.KafkaGroups, ClientID: c.ID, Log: log,
+		SendTimeout: min(5*time.Second, max(time.Second, c.PublishTimeout/3*2)), // so that what could not be sent is known within the publisher's time
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -127,12 +136,17 @@ const maxClusters = 1000
 
 // parts are what the gateway stands on. A disk that is full ends publishing, but what it holds can still be read and acked.
 func (g *Gateway) parts() []*part {
-	list := []*part{{name: "store", roles: []Role{Pub, Sub}, probe: func(ctx context.Context) error {
+	st := &part{name: "store", roles: []Role{Pub, Sub}, probe: func(ctx context.Context) error {
 		if err := g.store.Ping(ctx); !errors.Is(err, errs.DiskFull) {
 			return err
 		}
 		return nil
-	}}}
+	}}
+	list := []*part{st}
+	if g.spools() {
+		st.roles = []Role{Sub}
+		list = append(list, g.spoolPart(st))
+	}
 	if g.cfg.StoreKind() == "embedded" {
 		list = append(list, &part{name: "disk", roles: []Role{Pub}, probe: func(ctx context.Context) error {
 			if err := g.store.Ping(ctx); errors.Is(err, errs.DiskFull) {

@@ -156,7 +156,7 @@ func (g *Gateway) giveShared(limit context.Context, to Successor) error {
 	cancel()
 	var served error
 	g.endBackground()
-	if err := g.cluster.release(); err != nil {
+	if err := errors.Join(bounded(limit, "spool", g.closeSpool), g.cluster.release()); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotFree, err)
 	}
 	if served = to.Give(OwnedStore); served == nil {
@@ -204,7 +204,7 @@ func (g *Gateway) endWork(limit context.Context) error {
 
 // closeOwned closes what lies beneath.
 func (g *Gateway) closeOwned(limit context.Context) error {
-	err := errors.Join(bounded(limit, "plugins", g.chain.end), bounded(limit, "store", g.store.Close))
+	err := errors.Join(bounded(limit, "plugins", g.chain.end), bounded(limit, "spool", g.closeSpool), bounded(limit, "store", g.store.Close))
 	g.endBackground()
 	return errors.Join(err, bounded(limit, "background work", func(context.Context) error {
 		g.work.Wait()

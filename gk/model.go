@@ -99,6 +99,12 @@ type commands struct {
 		Requeue deadRequeue `cmd:"" help:"Have it delivered to the group again."`
 		Purge   deadPurge   `cmd:"" help:"Forget it."`
 	} `cmd:"" help:"Dead messages of a group: those that it could not do."`
+	Spool struct {
+		Show    spoolShow    `cmd:"" default:"1" help:"What is in it, by topic."`
+		Aside   spoolAside   `cmd:"" help:"List messages that the store refused for good."`
+		Requeue spoolRequeue `cmd:"" help:"Put such messages into the spool again."`
+		Discard spoolDiscard `cmd:"" help:"Remove such messages."`
+	} `cmd:"" help:"The gateway's spool: messages that wait on its disk for Kafka."`
 	Lag      lag      `cmd:"" help:"How far the groups of a topic are behind."`
 	Gateways gateways `cmd:"" help:"List the gateways."`
 	Clients  clients  `cmd:"" help:"List who publishes and subscribes now, over all gateways."`

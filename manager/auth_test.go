@@ -66,6 +66,7 @@ var (
 		"POST /v1/dead/:app/:topic/:ver/:group/requeue", "DELETE /v1/dead/:app/:topic/:ver/:group",
 		"POST /v1/clusters", "PATCH /v1/clusters/:cluster", "DELETE /v1/clusters/:cluster",
 		"PUT /v1/options/:name", "POST /v1/refresh",
+		"POST /v1/spool/aside/requeue", "DELETE /v1/spool/aside",
 	}
 )
 

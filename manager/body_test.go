@@ -65,6 +65,8 @@ func TestNobodySetsWhatIsNotHisToSet(t *testing.T) {
 		{"PUT", "/v1/groups/shop/orders/v1/g/offsets", `{"to":"oldest"`, "group app topic beyond"},
 		{"POST", "/v1/dead/shop/orders/v1/g/requeue", `{"messages":[]`, "group app topic all"},
 		{"DELETE", "/v1/dead/shop/orders/v1/g", `{"messages":[]`, "group app topic all"},
+		{"POST", "/v1/spool/aside/requeue", `{"ids":[]`, "all topic messages"},
+		{"DELETE", "/v1/spool/aside", `{"ids":[]`, "all topic messages"},
 	}
 	for _, r := range routes {
 		for _, field := range append(strings.Fields(r.fixed), everywhere...) {

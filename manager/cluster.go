@@ -136,7 +136,7 @@ type Status struct {
 	Roles    []string    `json:"roles"`
 	Open     bool        `json:"open"`  // open mode
 	Store    string      `json:"store"` // embedded, kafka
-	Spool    string      `json:"spool"` // off where there is none
+	Spool    SpoolState  `json:"spool"`
 	Warnings []string    `json:"warnings"`
 	Circuits []Circuit   `json:"circuits,omitempty"` // that are not closed
 	Meta     *MetaStatus `json:"meta"`               // filled in by the handler

@@ -46,6 +46,7 @@ type Config struct {
 	Status   func(context.Context) Status // of this gateway
 	// Describe tells of a cluster's brokers. nil where the store has none.
 	Describe func(ctx context.Context, cluster string) (store.Cluster, error)
+	Spool    store.Spooler // of this gateway; nil where there is none
 	Options  *Options
 	// Changed is told of requests that change something, and of those that were refused. nil: nobody wants to know.
 	Changed func(ctx context.Context, keyID, role string, r *http.Request, err error)
@@ -150,6 +151,10 @@ func (h *Handler) process() []route {
 		{http.MethodGet, "/v1/clients", Viewer, paged("sort", "app"), h.listClients},
 		{http.MethodGet, "/v1/status", Viewer, nil, h.status},
 		{http.MethodPost, "/v1/refresh", Operator, nil, h.refresh},
+		{http.MethodGet, "/v1/spool", Viewer, nil, h.getSpool},
+		{http.MethodGet, "/v1/spool/aside", Viewer, paged(), h.listAsides},
+		{http.MethodPost, "/v1/spool/aside/requeue", Operator, nil, h.requeueAsides},
+		{http.MethodDelete, "/v1/spool/aside", Operator, nil, h.discardAsides},
 	}
 }
 

@@ -42,6 +42,16 @@ func (t *Topics) Use(ctx context.Context, topic Topic) (place string, err error)
 	return t.open.Use(ctx, topic)
 }
 
+// Loaded reports whether it is known which topics are registered.
+func (t *Topics) Loaded() bool {
+	select {
+	case <-t.dir.Loaded():
+		return true
+	default:
+		return false
+	}
+}
+
 // Reset drops what open mode knows of all topics: somebody may have deleted some.
 func (t *Topics) Reset() {
 	if t.open != nil {

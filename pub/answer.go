@@ -24,6 +24,10 @@ func answer(w http.ResponseWriter, q *request, c *slab, err error) error {
 		return nil
 	}
 	status := http.StatusCreated
+	if anySpooled(msgs, err) {
+		status = http.StatusAccepted
+		w.Header()["X-Spooled"] = []string{"1"}
+	}
 	var batch *store.BatchError
 	if err != nil {
 		if !errors.As(err, &batch) {
@@ -44,6 +48,16 @@ func answer(w http.ResponseWriter, q *request, c *slab, err error) error {
 	return nil
 }
 
+// anySpooled reports whether a message is on the gateway's disk, to be stored later.
+func anySpooled(msgs []*store.Message, err error) bool {
+	for i, m := range msgs {
+		if (err == nil || store.Each(err, i) == nil) && m.Offset == store.Spooled { // what failed may be the store's still
+			return true
+		}
+	}
+	return false
+}
+
 // noneStored is the error that answers a batch of which nothing was stored: that of an element whose outcome is unknown,
 // else the first. nil where something was stored.
 func noneStored(batch *store.BatchError) error {
@@ -62,8 +76,13 @@ func noneStored(batch *store.BatchError) error {
 	return fmt.Errorf("none of %d messages was stored: %w", len(batch.Errs), first)
 }
 
-// answerStored answers a single message: one allocation holds the values of all headers.
+// answerStored answers a single message that is stored, or spooled: one allocation holds the values of all headers.
 func answerStored(w http.ResponseWriter, m *store.Message, to meta.Topic) {
+	if m.Offset == store.Spooled {
+		w.Header()["X-Spooled"] = []string{"1"}
+		respond(w, http.StatusAccepted, append(appendStored(make([]byte, 0, 64), m, to), '\n'))
+		return
+	}
 	partition, offset := strconv.Itoa(int(m.Partition)), strconv.FormatInt(m.Offset, 10)
 	values := &[2]string{partition, offset}
 	h := w.Header()
@@ -96,6 +115,9 @@ func respond(w http.ResponseWriter, status int, body []byte) {
 
 // appendStored appends where a message is; the topic too where plugins have sent it to another one than the client.
 func appendStored(dst []byte, m *store.Message, to meta.Topic) []byte {
+	if m.Offset == store.Spooled {
+		return append(dst, `{"spooled":true}`...)
+	}
 	dst = append(dst, `{"partition":`...)
 	dst = strconv.AppendInt(dst, int64(m.Partition), 10)
 	dst = append(dst, `,"offset":`...)

@@ -162,6 +162,9 @@ func (h *Handler) sendTo(ctx context.Context, q *request, t meta.Topic, msgs []*
 	if q.once != "" {
 		once = &store.Once{Key: q.once, Digest: q.digest}
 	}
+	if q.unspooled {
+		ctx = store.WithoutSpool(ctx)
+	}
 	err := h.toStore(ctx, t, q.ack, once, msgs)
 	if q.call != nil {
 		h.gate.Published(ctx, q.call, err, msgs)

@@ -210,7 +210,7 @@ func (h *Handler) publishQueued(ctx context.Context, t meta.Topic, jobs []job) (
 		h.metrics.of(t).outcome(err, msgs)
 		return len(msgs), err
 	}
-	ctx, cancel := context.WithTimeout(ctx, h.limits.Deadline)
+	ctx, cancel := context.WithTimeout(store.WithoutSpool(ctx), h.limits.Deadline)
 	defer cancel()
 	start := time.Now()
 	err := h.toStore(ctx, t, jobs[0].ack, nil, msgs)

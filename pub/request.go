@@ -26,6 +26,7 @@ type request struct {
 	encoding  encoding
 	ack       store.Ack
 	async     bool
+	unspooled bool              // hh=n
 	once      string            // the idempotency key, "" for none
 	digest    [sha256.Size]byte // with once: of the messages as they came
 	key       []byte
@@ -108,6 +109,7 @@ func (h *Handler) parseTarget(p httpx.Query, q *request) error {
 	if _, err = p.OneOf("hh", "n"); err != nil {
 		return err
 	}
+	q.unspooled = p.Has("hh")
 	partition, err := p.Int("partition", int64(store.AnyPartition), 0, math.MaxInt32)
 	if err != nil {
 		return err

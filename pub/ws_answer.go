@@ -19,11 +19,17 @@ type answers struct {
 	knownJSON []byte
 }
 
-// stored answers a message that was stored: {"seq":1,"partition":0,"offset":42}; or dropped: {"seq":1,"dropped":true}.
+// stored answers a message that was stored: {"seq":1,"partition":0,"offset":42}; spooled: {"seq":1,"spooled":true}; or dropped:
+// {"seq":1,"dropped":true}.
 func (a *answers) stored(m *store.Message, f fate) {
 	at := a.begin()
-	if f.dropped {
+	switch {
+	case f.dropped:
 		a.buf = append(a.buf, `,"dropped":true`...)
+	case m.Offset == store.Spooled:
+		a.buf = append(a.buf, `,"spooled":true`...)
+	}
+	if f.dropped || m.Offset == store.Spooled {
 		a.end(at)
 		return
 	}

@@ -211,7 +211,7 @@ func TestIdempotencyKeySurvivesKill(t *testing.T) {
 // While the only broker is away, publishes are refused or unknown, never acked, and /ready says so; once it is back, all goes on.
 func TestKafkaAwayAndBack(t *testing.T) {
 	kafka := testkit.Kafka(t) // of its own, since it is killed
-	g := launch(t, "--data", t.TempDir(), "--kafka", kafka.Addrs()[0], "--publish-timeout", "3s")
+	g := launch(t, "--data", t.TempDir(), "--kafka", kafka.Addrs()[0], "--publish-timeout", "3s", "--spool", "off")
 	c := g.client("default")
 	c.publish("away", "k", "before")
 	st := c.stream("away", "")

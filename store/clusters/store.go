@@ -39,6 +39,40 @@ func (s *Stores) PublishOnce(ctx context.Context, place string, ack store.Ack, o
 	return p.PublishOnce(ctx, topic, ack, once, msgs...)
 }
 
+// counter is a store that knows some topics' partitions without asking its cluster.
+type counter interface{ Partitions(topic string) int32 }
+
+// Partitions is how many a topic has, as far as that is known without asking or opening anything; 0 where it is not.
+func (s *Stores) Partitions(place string) int32 {
+	cluster, topic, found := strings.Cut(place, ":")
+	st := s.first
+	if !found {
+		topic = place
+	} else {
+		st = s.opened(cluster)
+	}
+	if c, ok := st.(counter); ok {
+		return c.Partitions(topic)
+	}
+	return 0
+}
+
+// opened is the store of a cluster if it is open, else nil.
+func (s *Stores) opened(cluster string) store.Store {
+	s.mu.Lock()
+	m := s.members[cluster]
+	s.mu.Unlock()
+	if m == nil {
+		return nil
+	}
+	select {
+	case <-m.opened:
+		return m.store
+	default:
+		return nil
+	}
+}
+
 // Subscribe is store.Subscriber's.
 func (s *Stores) Subscribe(ctx context.Context, spec store.Spec) (store.Feed, error) {
 	l, topic, err := s.use(ctx, spec.Topic)

@@ -121,7 +121,10 @@ type deadline struct {
 // deadlineEvery is how much longer than SendTimeout it may take.
 const deadlineEvery = 200 * time.Millisecond
 
-func (s *Store) deadline() context.Context {
+func (s *Store) deadline(p store.Patience) context.Context {
+	if p == store.PatientSend {
+		return context.Background() // the client tries until it is answered, or closed
+	}
 	now := s.now()
 	old := s.sendBy.Load()
 	if old != nil && now-old.made < deadlineEvery {

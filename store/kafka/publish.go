@@ -29,6 +29,8 @@ type call struct {
 	at    mark
 	bytes int64
 
+	patience store.Patience
+
 	slots []slot
 	one   [1]slot
 	open  atomic.Int32  // slots without an outcome
@@ -73,9 +75,13 @@ func (s *Store) Publish(ctx context.Context, name string, ack store.Ack, msgs ..
 	if highest(msgs) >= len(*t.flows.Load()) && s.now()-time.Duration(t.looked.Load()) > time.Second {
 		s.refresh(ctx, t) // what seems not to be there may be new
 	}
-	lone := s.publishing.Add(1) == 1 && len(msgs) <= loneMessages
-	defer s.publishing.Add(-1)
-	c := &call{s: s, p: p, t: t, at: p.mark(), done: make(chan struct{})}
+	patience := store.PatienceOf(ctx)
+	lone := false
+	if patience != store.PatientSend { // one that may wait for hours must not make others wait
+		lone = s.publishing.Add(1) == 1 && len(msgs) <= loneMessages
+		defer s.publishing.Add(-1)
+	}
+	c := &call{s: s, p: p, t: t, at: p.mark(), done: make(chan struct{}), patience: patience}
 	if err := c.reserve(msgs); err != nil {
 		return err
 	}
@@ -117,7 +123,7 @@ func (c *call) send(msgs []*store.Message, lone bool) {
 	}
 	c.open.Store(int32(len(msgs)))
 	c.address(msgs)
-	now, flows, ctx := c.s.now(), *c.t.flows.Load(), c.s.deadline()
+	now, flows, ctx := c.s.now(), *c.t.flows.Load(), c.s.deadline(c.patience)
 	var held []*kgo.Record
 	for i := range c.slots {
 		sl := &c.slots[i]
@@ -206,7 +212,7 @@ func (c *call) check(sl *slot, flows []*flow, now time.Duration) error {
 	if size, limit := sl.msg.Size()+20*len(sl.msg.Headers)+128, int(c.t.maxBytes); size > limit {
 		return fmt.Errorf("message of %d bytes with its frame, topic %q takes %d (max.message.bytes): %w", size, c.t.name, limit, errs.TooLarge)
 	}
-	if idle := flows[p].stalled(now, c.s.cfg.SendTimeout); idle > 0 {
+	if idle := flows[p].stalled(now, c.s.cfg.SendTimeout); idle > 0 { // a patient call too: it would hold memory for nothing
 		return fmt.Errorf("partition %d of %q has not answered for %v: %w", p, c.t.name, idle.Round(time.Second), errs.Unavailable)
 	}
 	return nil
@@ -266,12 +272,16 @@ func (sl *slot) settle() {
 func (c *call) wait(ctx context.Context) error {
 	timer := time.NewTimer(c.s.cfg.AnswerTimeout)
 	defer timer.Stop()
+	timeout := timer.C
+	if c.patience != 0 {
+		timeout = nil
+	}
 	var left error
 	select {
 	case <-c.done:
 	case <-ctx.Done():
 		left = fmt.Errorf("the caller left before Kafka's answer: %w: %w", ctx.Err(), errs.Uncertain)
-	case <-timer.C:
+	case <-timeout:
 		left = fmt.Errorf("no answer from Kafka in %v: %w", c.s.cfg.AnswerTimeout, errs.Uncertain)
 	}
 	return c.result(left)

@@ -99,6 +99,14 @@ func (s *Store) cached(name string) *topic {
 	return t
 }
 
+// Partitions is how many a topic has, as far as that is known without asking the cluster; 0 where it is not.
+func (s *Store) Partitions(topic string) int32 {
+	if t := s.cached(topic); t != nil {
+		return int32(len(*t.flows.Load()))
+	}
+	return 0
+}
+
 // topic finds a topic, in the cluster if it was never published to.
 func (s *Store) topic(ctx context.Context, name string) (*topic, error) {
 	if t := s.cached(name); t != nil {

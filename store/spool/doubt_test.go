@@ -95,7 +95,7 @@ func TestKilledWhileDraining(t *testing.T) {
 			w.spools("a", v)
 		}
 		stuck := make(chan struct{})
-		w.s.cfg.Next = hang{l, keep, stuck}
+		w.s.cfg.Drain = hang{l, keep, stuck}
 		w.fails(false)
 		<-stuck
 		w.close() // the note of the drain stays, as after a kill

@@ -187,7 +187,7 @@ func (s *Spool) attempt(l *lane, p portion) (left, moved bool, err error) {
 	if err := s.db.Set(laneKey(tagDrain, l.t.id, l.no), (&doubt{end: p.end, ends: ends}).encode(), s.how()); err != nil {
 		return false, false, fmt.Errorf("note a drain: %w: %w", errs.Unavailable, err)
 	}
-	err = s.cfg.Next.Publish(store.WithPatience(s.ctx, store.PatientSend), l.t.name, store.AckAll, p.msgs...)
+	err = s.cfg.Drain.Publish(store.WithPatience(s.ctx, store.PatientSend), l.t.name, store.AckAll, p.msgs...)
 	if s.ctx.Err() != nil && err != nil {
 		return false, false, err // the next start looks at what became of it
 	}

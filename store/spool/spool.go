@@ -45,6 +45,7 @@ type Config struct {
 	FS  vfs.FS // nil = the disk
 
 	Next   store.Publisher // where messages belong
+	Drain  store.Publisher // the same for what is drained: not through what keeps publishes from a store that fails, since a drain waits; nil = Next
 	Reader Reader          // of the same topics
 	// Partitions is how many partitions a topic has, as far as that is known without asking; 0 where it is not. May be nil.
 	Partitions func(topic string) int32
@@ -77,6 +78,9 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.Log, slog.New(slog.DiscardHandler))
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Drain == nil {
+		c.Drain = c.Next
 	}
 	if c.Partitions == nil {
 		c.Partitions = func(string) int32 { return 0 }

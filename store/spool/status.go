@@ -34,6 +34,17 @@ func (s *Spool) SpoolStatus() store.SpoolStatus {
 	return st
 }
 
+// Holds reports whether messages of the topic wait in the spool.
+func (s *Spool) Holds(topic string) bool {
+	if s.busy.Load() == 0 {
+		return false
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	t := s.topics[topic]
+	return t != nil && len(t.lanes) > 0
+}
+
 func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || b.Before(a) {
 		return b
