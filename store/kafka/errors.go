@@ -10,30 +10,79 @@ import (
 	"github.com/kateway/kateway/store"
 )
 
-// publishKind is what a broker's answer to a publish says. What is not named is Uncertain: only what is known to mean
-// that nothing was written is called so.
+// verdict is what an answer of a broker says: to a publish, and to any other request.
+type verdict struct {
+	publish errs.Kind
+	other   error
+}
+
+// verdicts has what is known of error codes. What is not named is Uncertain for a publish: only what is known to mean that
+// nothing was written is called anything else; and Unavailable for another request, also where an operator must help: the
+// text says how it came.
+var verdicts = map[*kerr.Error]verdict{ // read only
+	// The message, or what it is sent to.
+	kerr.MessageTooLarge:         {errs.TooLarge, errs.Unavailable},
+	kerr.RecordListTooLarge:      {errs.TooLarge, errs.Unavailable},
+	kerr.InvalidRecord:           {errs.InvalidParam, errs.Unavailable},
+	kerr.InvalidTimestamp:        {errs.InvalidParam, errs.Unavailable},
+	kerr.UnknownTopicOrPartition: {errs.UnknownTopic, errs.UnknownTopic},
+	kerr.UnknownTopicID:          {errs.UnknownTopic, errs.UnknownTopic},
+	kerr.InconsistentTopicID:     {errs.UnknownTopic, errs.UnknownTopic},
+	kerr.InvalidTopicException:   {errs.UnknownTopic, errs.InvalidName},
+
+	// The cluster can't, or won't, now. Nothing was written.
+	kerr.LeaderNotAvailable:                 {errs.Unavailable, errs.Unavailable},
+	kerr.NotLeaderForPartition:              {errs.Unavailable, errs.Unavailable},
+	kerr.FencedLeaderEpoch:                  {errs.Unavailable, errs.Unavailable},
+	kerr.UnknownLeaderEpoch:                 {errs.Unavailable, errs.Unavailable},
+	kerr.BrokerNotAvailable:                 {errs.Unavailable, errs.Unavailable},
+	kerr.ReplicaNotAvailable:                {errs.Unavailable, errs.Unavailable},
+	kerr.ListenerNotFound:                   {errs.Unavailable, errs.Unavailable},
+	kerr.NotEnoughReplicas:                  {errs.Unavailable, errs.Unavailable},
+	kerr.CorruptMessage:                     {errs.Unavailable, errs.Unavailable},
+	kerr.InvalidRequiredAcks:                {errs.Unavailable, errs.Unavailable},
+	kerr.ThrottlingQuotaExceeded:            {errs.Unavailable, errs.Unavailable},
+	kerr.TopicAuthorizationFailed:           {errs.Unavailable, errs.Unavailable},
+	kerr.ClusterAuthorizationFailed:         {errs.Unavailable, errs.Unavailable},
+	kerr.TransactionalIDAuthorizationFailed: {errs.Unavailable, errs.Unavailable},
+	kerr.SaslAuthenticationFailed:           {errs.Unavailable, errs.Unavailable},
+	kerr.SecurityDisabled:                   {errs.Unavailable, errs.Unavailable},
+	kerr.UnsupportedVersion:                 {errs.Unavailable, errs.Unavailable},
+	kerr.UnsupportedForMessageFormat:        {errs.Unavailable, errs.Unavailable},
+	kerr.UnsupportedCompressionType:         {errs.Unavailable, errs.Unavailable},
+	kerr.CoordinatorLoadInProgress:          {errs.Unavailable, errs.Unavailable},
+	kerr.CoordinatorNotAvailable:            {errs.Unavailable, errs.Unavailable},
+	kerr.NotCoordinator:                     {errs.Unavailable, errs.Unavailable},
+	kerr.PolicyViolation:                    {errs.Unavailable, errs.InvalidParam},
+
+	// Other requests alone. A publish that is answered so says nothing.
+	kerr.GroupIDNotFound:          {errs.Uncertain, errs.NotFound},
+	kerr.TopicAlreadyExists:       {errs.Uncertain, store.ErrExists},
+	kerr.InvalidPartitions:        {errs.Uncertain, errs.InvalidParam},
+	kerr.InvalidReplicationFactor: {errs.Uncertain, errs.InvalidParam},
+	kerr.InvalidConfig:            {errs.Uncertain, errs.InvalidParam},
+	kerr.InvalidRequest:           {errs.Uncertain, errs.InvalidParam},
+	kerr.OffsetMetadataTooLarge:   {errs.Uncertain, errs.TooLarge},
+	kerr.InvalidCommitOffsetSize:  {errs.Uncertain, errs.TooLarge},
+	kerr.UnknownMemberID:          {errs.Uncertain, errs.Fenced},
+	kerr.IllegalGeneration:        {errs.Uncertain, errs.Fenced},
+	kerr.FencedInstanceID:         {errs.Uncertain, errs.Fenced},
+	kerr.FencedMemberEpoch:        {errs.Uncertain, errs.Fenced},
+	kerr.StaleMemberEpoch:         {errs.Uncertain, errs.Fenced},
+	kerr.NonEmptyGroup:            {errs.Uncertain, errs.Conflict},
+	kerr.GroupSubscribedToTopic:   {errs.Uncertain, errs.Conflict},
+	kerr.RebalanceInProgress:      {errs.Uncertain, errs.Conflict},
+}
+
+// publishKind is what a broker's answer to a publish says.
 func publishKind(answer *kerr.Error) errs.Kind {
-	switch answer {
-	case kerr.MessageTooLarge, kerr.RecordListTooLarge:
-		return errs.TooLarge
-	case kerr.UnknownTopicOrPartition, kerr.UnknownTopicID, kerr.InconsistentTopicID, kerr.InvalidTopicException:
-		return errs.UnknownTopic
-	case kerr.InvalidRecord, kerr.InvalidTimestamp:
-		return errs.InvalidParam
-	case kerr.LeaderNotAvailable, kerr.NotLeaderForPartition, kerr.FencedLeaderEpoch, kerr.UnknownLeaderEpoch,
-		kerr.BrokerNotAvailable, kerr.ReplicaNotAvailable, kerr.ListenerNotFound,
-		kerr.NotEnoughReplicas, kerr.CorruptMessage, kerr.InvalidRequiredAcks, kerr.ThrottlingQuotaExceeded,
-		kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed,
-		kerr.SaslAuthenticationFailed, kerr.SecurityDisabled, kerr.PolicyViolation,
-		kerr.UnsupportedVersion, kerr.UnsupportedForMessageFormat, kerr.UnsupportedCompressionType,
-		kerr.CoordinatorLoadInProgress, kerr.CoordinatorNotAvailable, kerr.NotCoordinator:
-		return errs.Unavailable
+	if v, known := verdicts[answer]; known {
+		return v.publish
 	}
 	return errs.Uncertain
 }
 
-// kindOf is the kind of what any other request came to. A store that can't do it now is Unavailable, also where an
-// operator must help: the text says how it came.
+// kindOf is the kind of what any other request came to.
 func kindOf(err error) error {
 	var answer *kerr.Error
 	switch {
@@ -42,23 +91,8 @@ func kindOf(err error) error {
 	case !errors.As(err, &answer):
 		return errs.Unavailable
 	}
-	switch answer {
-	case kerr.UnknownTopicOrPartition, kerr.UnknownTopicID, kerr.InconsistentTopicID:
-		return errs.UnknownTopic
-	case kerr.GroupIDNotFound:
-		return errs.NotFound
-	case kerr.TopicAlreadyExists:
-		return store.ErrExists
-	case kerr.InvalidTopicException:
-		return errs.InvalidName
-	case kerr.InvalidPartitions, kerr.InvalidReplicationFactor, kerr.InvalidConfig, kerr.PolicyViolation, kerr.InvalidRequest:
-		return errs.InvalidParam
-	case kerr.OffsetMetadataTooLarge, kerr.InvalidCommitOffsetSize:
-		return errs.TooLarge
-	case kerr.UnknownMemberID, kerr.IllegalGeneration, kerr.FencedInstanceID, kerr.FencedMemberEpoch, kerr.StaleMemberEpoch:
-		return errs.Fenced
-	case kerr.NonEmptyGroup, kerr.GroupSubscribedToTopic, kerr.RebalanceInProgress:
-		return errs.Conflict
+	if v, known := verdicts[answer]; known {
+		return v.other
 	}
 	return errs.Unavailable
 }
