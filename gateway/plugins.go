@@ -18,13 +18,15 @@ import (
 	"github.com/kateway/kateway/plugins"
 	"github.com/kateway/kateway/plugins/audit"
 	"github.com/kateway/kateway/plugins/auth"
+	"github.com/kateway/kateway/plugins/callout"
 )
 
 // kinds are the plugins that there are: the gateway's, and those that its main brings.
 func (c *Config) kinds() plugins.Table {
 	table := plugins.Table{
-		"audit": audit.Kind(),
-		"auth":  auth.Kind(),
+		"audit":   audit.Kind(),
+		"auth":    auth.Kind(),
+		"callout": callout.Kind(),
 	}
 	maps.Copy(table, c.OwnPlugins)
 	return table

@@ -29,6 +29,7 @@ type rules struct {
 	origins   []string // lower case, whose pages are welcome
 	proxies   *edge.Proxies
 	https     string // of whom it is asked: off, outer or always
+	hsts      bool   // what is served over HTTPS here is for browsers too, and they are to come back by nothing else
 
 	known atomic.Pointer[string] // the Host that passed last; nearly every request has the same
 }
@@ -38,7 +39,7 @@ type rules struct {
 func newRules(c *Config, served []Role, proxies *edge.Proxies) *rules {
 	r := &rules{
 		maxFields: c.MaxHeaderFields, maxHeader: int(c.MaxHeader), bodyTime: c.ReadBodyTimeout,
-		anyHost: c.Insecure || !c.Open() || served[0] == Peer,
+		anyHost: c.Insecure || !c.Open() || served[0] == Peer, hsts: c.TLSCert != "" && slices.Contains(served, Man),
 		proxies: proxies, https: c.RequireHTTPS,
 	}
 	for _, h := range c.Hosts {
@@ -86,6 +87,9 @@ func isOuter(a netip.Addr) bool {
 // guard puts the rules before a handler.
 func (r *rules) guard(h httpx.Handler, anyOrigin bool) httpx.Handler {
 	return func(w http.ResponseWriter, req *http.Request) error {
+		if r.hsts {
+			w.Header()["Strict-Transport-Security"] = []string{"max-age=31536000"}
+		}
 		if err := r.check(w, req, anyOrigin); err != nil {
 			return err
 		}

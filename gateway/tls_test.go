@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -148,4 +149,26 @@ func nameOf(t *testing.T, c *certificate) string {
 		t.Fatal(err)
 	}
 	return pair.Leaf.Subject.CommonName
+}
+
+// Browsers are told to come back to role man by HTTPS only, also when they are refused; others have no use for that.
+func TestStrictTransportSecurity(t *testing.T) {
+	certFile, keyFile := certFiles(t)
+	writeCert(t, certFile, keyFile, "one.example")
+	g := start(t, func(c *Config) { c.TLSCert, c.TLSKey, c.Plugins = certFile, keyFile, []string{"auth"} })
+	g.client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+	for _, tc := range []struct {
+		role Role
+		path string
+		want string
+	}{{Man, "/v1/apps", "max-age=31536000"}, {Man, "/nothing", ""}, {Pub, "/alive", ""}} {
+		resp, err := g.client.Get("https://" + g.Addr(tc.role) + tc.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if got := resp.Header.Get("Strict-Transport-Security"); got != tc.want {
+			t.Errorf("%s %s: %q", tc.role, tc.path, got)
+		}
+	}
 }
