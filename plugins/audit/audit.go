@@ -153,6 +153,11 @@ func (p *Plugin) put(ctx context.Context, r *record) {
 func (p *Plugin) Run(ctx context.Context) {
 	stop := p.w.start()
 	defer stop()
+	if err := p.w.acquire(ctx); err != nil {
+		p.log.Error("the audit log can't be had; records are lost", "error", err)
+		p.dropped.Add(float64(len(p.queue)))
+		return
+	}
 	for {
 		select {
 		case r := <-p.queue:

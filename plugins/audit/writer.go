@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/DeRuina/timberjack"
@@ -26,15 +27,19 @@ import (
 const (
 	maxLine    = 256 << 10 // bytes of a line, the last of which is looked for at the start
 	maxWrite   = 512 << 10 // bytes that are written at once: less than the smallest file
-	maxKept    = 16 << 20  // bytes that the disk did not take
-	topicQueue = 10_000    // records that wait for the topic; then the oldest are left to the file alone
+	lockEvery  = 20 * time.Millisecond
+	maxKept    = 16 << 20 // bytes that the disk did not take
+	topicQueue = 10_000   // records that wait for the topic; then the oldest are left to the file alone
 	topicBatch = 500
 	topicRest  = time.Second // before the topic is tried again
 )
 
 // writer appends sealed lines to the file, and hands them to the topic. One goroutine uses it.
 type writer struct {
+	name  string
+	lock  *os.File // held while the log is ours: a process and the one that takes over from it are there at the same time
 	file  *timberjack.Logger
+	key   []byte
 	chain *seal.Chain
 	seq   int64
 	buf   []byte // lines that are not in the file yet
@@ -65,17 +70,21 @@ func newWriter(o Options, topic meta.Topic, e plugins.Env) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	last, seq, err := lastOf(name)
-	if err != nil {
+	if _, _, err := lastOf(name, false); err != nil {
 		return nil, fmt.Errorf("audit log %s: %w", name, err)
+	}
+	lock, err := os.OpenFile(filepath.Join(e.Data, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
 	}
 	compression := "none"
 	if o.Compress {
 		compression = "gzip"
 	}
 	return &writer{
+		name: name, lock: lock, key: key,
 		file:  &timberjack.Logger{Filename: name, MaxSize: o.MaxSizeMB, MaxBackups: o.MaxFiles, MaxAge: o.MaxAgeDays, Compression: compression, FileMode: 0o600},
-		chain: seal.New(key, last), seq: seq, topic: topic, meta: e.Meta, store: e.Store, log: e.Log, more: make(chan struct{}, 1),
+		topic: topic, meta: e.Meta, store: e.Store, log: e.Log, more: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -93,8 +102,31 @@ func loadKey(name string) ([]byte, error) {
 	return key, err
 }
 
-// lastOf is the seal and the number of the last whole line. One that was torn by a crash is cut off.
-func lastOf(name string) (sum []byte, seq int64, err error) {
+// acquire waits until the log is ours, and goes on behind its last line.
+func (w *writer) acquire(ctx context.Context) error {
+	for {
+		err := syscall.Flock(int(w.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return err
+		}
+		t := time.NewTimer(lockEvery)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		}
+	}
+	last, seq, err := lastOf(w.name, true)
+	w.chain, w.seq = seal.New(w.key, last), seq
+	return err
+}
+
+// lastOf is the seal and the number of the last whole line. One that was torn by a crash is cut off where that is asked for.
+func lastOf(name string, cut bool) (sum []byte, seq int64, err error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, 0, err
@@ -109,7 +141,7 @@ func lastOf(name string) (sum []byte, seq int64, err error) {
 		return nil, 0, err
 	}
 	whole := bytes.LastIndexByte(tail, '\n') + 1
-	if torn := len(tail) - whole; torn > 0 {
+	if torn := len(tail) - whole; torn > 0 && cut {
 		if err := f.Truncate(size - int64(torn)); err != nil {
 			return nil, 0, err
 		}
@@ -192,7 +224,7 @@ func (w *writer) start() (stop func()) {
 		}
 		cancel()
 		wg.Wait()
-		if err := w.file.Close(); err != nil {
+		if err := errors.Join(w.file.Close(), w.lock.Close()); err != nil {
 			w.log.Error("closing the audit log", "error", err)
 		}
 	}
