@@ -127,6 +127,7 @@ func (g *Gateway) giveUp(s succession) error {
 		g.log.Info("handed over", "took", time.Since(began), "connections", g.connected())
 	}
 	s.done <- err
+	defer func() { _ = bounded(limit, "access log", g.access.close) }()
 	g.letGo(limit)
 	g.shutdown(limit)
 	return nil
