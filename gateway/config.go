@@ -70,6 +70,9 @@ type Config struct {
 	MaxConnections           int64    `default:"0" placeholder:"N" help:"Most connections of clients; 0 is three quarters of the files that the process may open (default: ${default})."`
 	MaxConnectionsPerAddress int64    `default:"0" placeholder:"N" help:"Most connections from one address, or from one /64 of IPv6; loopback and trusted proxies excepted; 0 is no limit (default: ${default})."`
 
+	TLSClientCA   string `name:"tls-client-ca" placeholder:"FILE" help:"The authorities, in PEM, of certificates that clients of pub and sub may show: plugin auth maps their names to apps. A changed file is taken within seconds."`
+	TLSClientAuth string `name:"tls-client-auth" default:"request" placeholder:"MODE" help:"request: a client may show a certificate; require: it must, also for /alive and /ready there (default: ${default})."`
+
 	MaxMessage       Size          `default:"1MiB" placeholder:"SIZE" help:"Largest message (default: ${default})."`
 	MaxKey           Size          `default:"4KiB" placeholder:"SIZE" help:"Largest partition key (default: ${default})."`
 	MaxBatch         Size          `default:"16MiB" placeholder:"SIZE" help:"Largest body of a batch (default: ${default})."`
@@ -153,6 +156,9 @@ func (c *Config) Validate() error {
 	c.checkLimits(&f)
 	c.checkTimes(&f)
 	f.unless((c.TLSCert == "") == (c.TLSKey == ""), "tls-cert", "--tls-cert and --tls-key go together; one is missing")
+	f.unless(c.TLSClientCA == "" || c.TLSCert != "", "tls-client-ca", "certificates are shown over TLS only; give --tls-cert and --tls-key")
+	f.unless(c.TLSClientAuth == clientAuthRequest || c.TLSClientAuth == clientAuthRequire, "tls-client-auth", "%q is neither %s nor %s", c.TLSClientAuth, clientAuthRequest, clientAuthRequire)
+	f.unless(c.TLSClientAuth != clientAuthRequire || c.TLSClientCA != "", "tls-client-auth", "there is no --tls-client-ca that certificates could be of")
 	f.unless(c.ID == "" || idRule.MatchString(c.ID), "id", "%q must match %s", c.ID, idRule)
 	f.unless(slices.Contains([]string{"json", "combined"}, c.AccessLogFormat), "access-log-format", "%q is neither json nor combined", c.AccessLogFormat)
 	_, err := ParseLevel(c.LogLevel)

@@ -48,6 +48,9 @@ func (g *Gateway) edge(roles []Role, ln net.Listener) net.Listener {
 	}
 	if g.certs != nil {
 		c.TLS = g.certs.config()
+		if g.clientCA != nil && (slices.Contains(roles, Pub) || slices.Contains(roles, Sub)) {
+			g.clientCA.ask(c.TLS)
+		}
 	}
 	return edge.Listen(ln, c)
 }

@@ -58,29 +58,30 @@ type Deps struct {
 
 // Gateway is one running kateway.
 type Gateway struct {
-	cfg     Config
-	deps    Deps
-	log     *slog.Logger
-	metrics *prometheus.Registry
-	certs   *certificate // nil without TLS
-	peerTLS *peerTLS     // nil where gateways know each other by the cluster's secret
-	first   store.Store  // the one that the configuration names
-	store   *clusters.Stores
-	breaker *breaker.Breaker // before the store
-	spool   *spool.Spool     // before both; nil with the embedded store
-	toStore store.Publisher  // what publishes go to
-	cluster *cluster
-	online  *online.Tracker
-	chain   *chain
-	access  *accessLog // nil where there is none
-	engine  *engine
-	manager *manager.Handler
-	options *manager.Options
-	health  *health
-	tables  map[Role][]httpx.Route
-	servers []*server
-	lanes   *server // of requests that come to our predecessor; nil without one
-	relay   *relay
+	cfg      Config
+	deps     Deps
+	log      *slog.Logger
+	metrics  *prometheus.Registry
+	certs    *certificate // nil without TLS
+	clientCA *clientCA    // nil where clients are not asked for certificates
+	peerTLS  *peerTLS     // nil where gateways know each other by the cluster's secret
+	first    store.Store  // the one that the configuration names
+	store    *clusters.Stores
+	breaker  *breaker.Breaker // before the store
+	spool    *spool.Spool     // before both; nil with the embedded store
+	toStore  store.Publisher  // what publishes go to
+	cluster  *cluster
+	online   *online.Tracker
+	chain    *chain
+	access   *accessLog // nil where there is none
+	engine   *engine
+	manager  *manager.Handler
+	options  *manager.Options
+	health   *health
+	tables   map[Role][]httpx.Route
+	servers  []*server
+	lanes    *server // of requests that come to our predecessor; nil without one
+	relay    *relay
 
 	limits      *edge.Limits
 	proxies     *edge.Proxies // nil: nobody is believed
@@ -137,6 +138,11 @@ func (g *Gateway) open(ctx context.Context) error {
 	}
 	if g.cfg.TLSCert != "" {
 		if g.certs, err = loadCertificate(g.cfg.TLSCert, g.cfg.TLSKey, g.log); err != nil {
+			return err
+		}
+	}
+	if g.cfg.TLSClientCA != "" {
+		if g.clientCA, err = loadClientCA(g.cfg.TLSClientCA, g.cfg.TLSClientAuth, g.log); err != nil {
 			return err
 		}
 	}

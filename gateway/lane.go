@@ -3,6 +3,8 @@ package gateway
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"net/http"
 	"time"
 
@@ -31,11 +33,31 @@ func (g *Gateway) fromLane(w http.ResponseWriter, r *http.Request) {
 	}
 	r = r.WithContext(context.WithValue(r.Context(), laneEnd{}, time.Now().Add(laneStream)))
 	r.RemoteAddr = remote
-	if r.Header.Get(headerLaneTLS) != "" {
-		r.TLS = new(tls.ConnectionState) // that it was encrypted is all that anybody asks
-	}
+	r.TLS = tlsFromLane(r.Header.Get(headerLaneTLS))
 	r.Header.Del(headerLaneTLS)
 	h.ServeHTTP(w, r)
+}
+
+// tlsForLane is what anybody asks of a client's encryption: that there is some, and the certificate that was verified.
+func tlsForLane(state *tls.ConnectionState) string {
+	if len(state.VerifiedChains) == 0 {
+		return "1"
+	}
+	return base64.StdEncoding.EncodeToString(state.VerifiedChains[0][0].Raw)
+}
+
+// tlsFromLane is nil in clear text.
+func tlsFromLane(s string) *tls.ConnectionState {
+	if s == "" {
+		return nil
+	}
+	state := new(tls.ConnectionState)
+	if raw, err := base64.StdEncoding.DecodeString(s); err == nil {
+		if leaf, err := x509.ParseCertificate(raw); err == nil {
+			state.VerifiedChains = [][]*x509.Certificate{{leaf}}
+		}
+	}
+	return state
 }
 
 // Handler is what serves a role, nil where it is off.

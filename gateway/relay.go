@@ -147,7 +147,7 @@ func (p publishes) Resume(w http.ResponseWriter, req *http.Request, body []byte)
 const (
 	headerLane       = "Kateway-Lane"        // the role
 	headerLaneRemote = "Kateway-Lane-Remote" // who asks
-	headerLaneTLS    = "Kateway-Lane-Tls"    // that he does so over HTTPS
+	headerLaneTLS    = "Kateway-Lane-Tls"    // that he does so over HTTPS, and the certificate that he has shown, if any
 )
 
 // laneIdle is how long a connection to the next process is kept.
@@ -190,7 +190,7 @@ func rewriteForLane(p *httputil.ProxyRequest) {
 	p.Out.Header.Set(headerLane, string(role))
 	p.Out.Header.Set(headerLaneRemote, p.In.RemoteAddr)
 	p.Out.Header.Del(headerLaneTLS)
-	if edge.TLS(p.In.Context()) != nil {
-		p.Out.Header.Set(headerLaneTLS, "1")
+	if state := edge.TLS(p.In.Context()); state != nil {
+		p.Out.Header.Set(headerLaneTLS, tlsForLane(state))
 	}
 }

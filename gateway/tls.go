@@ -94,9 +94,16 @@ func (c *certificate) read(states [2]fileState) error {
 func (c *certificate) states() [2]fileState {
 	var s [2]fileState
 	for i, name := range []string{c.certFile, c.keyFile} {
-		if info, err := os.Stat(name); err == nil {
-			s[i] = fileState{info.ModTime(), info.Size()}
-		}
+		s[i] = stateOf(name)
 	}
 	return s
+}
+
+// stateOf is zero where there is no file.
+func stateOf(name string) fileState {
+	info, err := os.Stat(name)
+	if err != nil {
+		return fileState{}
+	}
+	return fileState{info.ModTime(), info.Size()}
 }

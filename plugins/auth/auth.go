@@ -35,6 +35,7 @@ type Plugin struct {
 	verdicts [verdicts]prometheus.Counter
 	nobody   string // the hash of a key that nobody has: what a secret is compared with where there is nothing else
 	tokens   *tokens
+	subjects subjects        // of certificates
 	secrets  func() [][]byte // the gateways'
 	streams  streams
 }
@@ -50,7 +51,7 @@ func Kind() plugins.Kind {
 // New makes a Plugin. It fails where a file that the options name can't be used, and panics where the metrics are registered
 // already. Until meta has been read nobody is let in.
 func New(o *Options, e plugins.Env) (*Plugin, error) {
-	p := &Plugin{meta: e.Meta, log: e.Log, secrets: e.Secrets}
+	p := &Plugin{meta: e.Meta, log: e.Log, secrets: e.Secrets, subjects: newSubjects(o.Certificates)}
 	_, _, p.nobody = meta.NewSecret()
 	p.streams.wake = make(chan struct{}, 1)
 	var err error
@@ -132,13 +133,16 @@ func (p *Plugin) judge(ctx context.Context, c *plugins.Call) (identity, verdict,
 
 // identify finds whose credentials they are.
 func (p *Plugin) identify(snap *meta.Snapshot, c *plugins.Call, shown *credentials) (identity, verdict) {
+	var who identity
+	var v verdict
 	switch {
 	case !shown.given:
-		return identity{}, missing
+		who, v = p.byCertificate(c, shown)
 	case !shown.token && !looksLikeToken(shown.secret):
 		return p.byKey(snap, c, shown)
+	default:
+		who, v = p.tokens.identify(shown)
 	}
-	who, v := p.tokens.identify(shown)
 	switch {
 	case v != passed:
 		return who, v
@@ -146,6 +150,18 @@ func (p *Plugin) identify(snap *meta.Snapshot, c *plugins.Call, shown *credentia
 		return who, otherApp
 	}
 	return who, still(snap, &who, c.Op, time.Now())
+}
+
+// byCertificate is for who shows nothing else: a certificate may also be what lets a proxy in, for others who show keys.
+func (p *Plugin) byCertificate(c *plugins.Call, shown *credentials) (identity, verdict) {
+	if shown.half {
+		return identity{}, missing
+	}
+	who, v, found := p.subjects.identify(c.TLS)
+	if !found {
+		return identity{}, missing
+	}
+	return who, v
 }
 
 // byKey compares a hash also where there is no such key, so that the time it takes does not tell which keys there are.

@@ -13,6 +13,7 @@ import (
 // credentials is what a request shows.
 type credentials struct {
 	given  bool      // there is something, good or not
+	half   bool      // a key, and not whose
 	token  bool      // it came by access_token: nothing but a token of the gateways' own counts
 	secret string    // "" where it can't be one
 	apps   [2]string // whom it claims to be: by Appid, by Basic; "" = does not say
@@ -45,6 +46,8 @@ func read(c *plugins.Call) (credentials, error) {
 		shown.authorization(authorization)
 	case key != "" && app != "":
 		shown.given, shown.secret = true, key
+	case key != "":
+		shown.half = true
 	}
 	return shown, nil
 }

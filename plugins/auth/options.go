@@ -28,6 +28,8 @@ type Options struct {
 	Leeway time.Duration `yaml:"leeway"`
 	// JWT are the issuers whose tokens are taken.
 	JWT []Issuer `yaml:"jwt"`
+	// Certificates are the names in certificates of clients that speak for apps.
+	Certificates []Certificate `yaml:"certificates"`
 }
 
 // Issuer makes tokens that speak for apps.
@@ -75,6 +77,7 @@ func readOptions(o plugins.Options) (*Options, error) {
 		unless(!seen[is.Issuer], "jwt: issuer %q is named twice", is.Issuer)
 		seen[is.Issuer] = true
 	}
+	checkCertificates(opts.Certificates, unless)
 	return opts, errors.Join(faults...)
 }
 
