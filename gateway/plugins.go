@@ -19,6 +19,7 @@ import (
 	"github.com/kateway/kateway/plugins/audit"
 	"github.com/kateway/kateway/plugins/auth"
 	"github.com/kateway/kateway/plugins/callout"
+	"github.com/kateway/kateway/plugins/schema"
 )
 
 // kinds are the plugins that there are: the gateway's, and those that its main brings.
@@ -27,6 +28,7 @@ func (c *Config) kinds() plugins.Table {
 		"audit":   audit.Kind(),
 		"auth":    auth.Kind(),
 		"callout": callout.Kind(),
+		"schema":  schema.Kind(),
 	}
 	maps.Copy(table, c.OwnPlugins)
 	return table

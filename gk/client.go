@@ -68,6 +68,9 @@ func (e *statusError) Error() string {
 	if e.problem.Code != "" {
 		text += " (" + e.problem.Code + ")"
 	}
+	for _, f := range e.problem.Errors {
+		text += "\n  " + strings.TrimPrefix(f.Path+": "+f.Message, ": ")
+	}
 	return text + e.advice()
 }
 

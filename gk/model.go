@@ -78,6 +78,13 @@ type commands struct {
 		Set topicsSet `cmd:"" help:"Change a topic; partitions can only grow, and keys then move between them."`
 		Rm  topicsRm  `cmd:"" help:"Delete a topic with its messages; of a mapped one, the mapping only."`
 		Map topicsMap `cmd:"" help:"Give a topic that Kafka has already a name here. Nothing is made."`
+
+		Schema struct {
+			Ls  schemaLs  `cmd:"" help:"List the versions of a topic's schema."`
+			Get schemaGet `cmd:"" help:"Show the schema of a topic."`
+			Set schemaSet `cmd:"" help:"Give a topic a schema, or the next version of it."`
+			Rm  schemaRm  `cmd:"" help:"Let a topic have no schema any more."`
+		} `cmd:"" help:"What messages of a topic may be. It takes the plugin schema to have them checked."`
 	} `cmd:"" help:"Topics."`
 	Subs struct {
 		Ls     subsLs     `cmd:"" help:"List who may read what."`

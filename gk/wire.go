@@ -12,8 +12,15 @@ import (
 
 // problem is the body of an error (RFC 9457).
 type problem struct {
-	Detail string `json:"detail"`
-	Code   string `json:"code"`
+	Detail string  `json:"detail"`
+	Code   string  `json:"code"`
+	Errors []fault `json:"errors"`
+}
+
+// fault is one of several reasons.
+type fault struct {
+	Path    string `json:"path"`
+	Message string `json:"message"`
 }
 
 // instance is an element of GET /v1/gateways. Addresses are host:port, "" where the role is off.

@@ -78,6 +78,9 @@ func (h *Handler) createTopic(c *call) error {
 	if err := h.withoutGrants(c.ctx, t.ID(), t.Topic().Store()+".", all[*meta.Subscription]); err != nil {
 		return err
 	}
+	if err := h.withoutSchemas(c.ctx, t); err != nil {
+		return err
+	}
 	var etag string
 	var err error
 	if t.StoreTopic != "" {
@@ -326,6 +329,9 @@ func (h *Handler) deleteTopic(c *call) error {
 	}
 	if err := h.dropGrants(c.ctx, t.Store()+".", all[*meta.Subscription]); err != nil {
 		h.log.Warn("grants of a deleted topic are left; they go when a topic of the name is made", "topic", t.String(), "error", err)
+	}
+	if err := h.dropSchemas(c.ctx, t); err != nil {
+		h.log.Warn("schemas of a deleted topic are left; they go when a topic of the name is made", "topic", t.String(), "error", err)
 	}
 	h.forget(c.ctx, t)
 	return c.none()

@@ -70,6 +70,8 @@ func blank(kind Kind) Record {
 		return new(Option)
 	case KindSecret:
 		return new(Secret)
+	case KindSchema:
+		return new(Schema)
 	}
 	return nil
 }

@@ -11,13 +11,15 @@ type edition struct {
 	grants edit[grant, *Subscription]
 	keys   edit[string, appKey]
 
+	schemas edit[Topic, []*Schema]
+
 	topicsOf, appsIn, topicsIn tally
 }
 
 func (s *Snapshot) edition() *edition {
 	return &edition{
 		from: s, objects: map[Kind]*edit[string, object]{}, renamed: map[Kind]bool{},
-		topics: s.topics.edit(), grants: s.grants.edit(), keys: s.keys.edit(),
+		topics: s.topics.edit(), grants: s.grants.edit(), keys: s.keys.edit(), schemas: s.schemas.edit(),
 		topicsOf: tally{s.topicsOf.edit()}, appsIn: tally{s.appsIn.edit()}, topicsIn: tally{s.topicsIn.edit()},
 	}
 }
@@ -94,6 +96,8 @@ func (e *edition) link(r Record) {
 		e.topicsIn.add(clusterName(r.Cluster), 1)
 	case *Subscription:
 		e.grants.set(grant{r.Topic(), r.Subscriber}, r)
+	case *Schema:
+		e.linkSchema(r)
 	}
 }
 
@@ -112,6 +116,8 @@ func (e *edition) unlink(r Record) {
 		e.topicsIn.add(clusterName(r.Cluster), -1)
 	case *Subscription:
 		e.grants.remove(grant{r.Topic(), r.Subscriber})
+	case *Schema:
+		e.unlinkSchema(r)
 	}
 }
 
@@ -134,7 +140,7 @@ func (e *edition) changed() bool { return len(e.objects) > 0 }
 func (e *edition) done(stale bool) *Snapshot {
 	s := &Snapshot{
 		objects: map[Kind]*table{},
-		topics:  e.topics.topicTable, grants: e.grants.done(), keys: e.keys.done(),
+		topics:  e.topics.topicTable, grants: e.grants.done(), keys: e.keys.done(), schemas: e.schemas.done(),
 		topicsOf: e.topicsOf.done(), appsIn: e.appsIn.done(), topicsIn: e.topicsIn.done(),
 		revision: e.from.revision + 1, stale: stale,
 	}

@@ -29,6 +29,8 @@ func good() map[Kind]Record {
 		KindAdminKey: &AdminKey{KeyID: "a1", Name: "ops", Role: RoleOperator, Hash: hash, Created: noon},
 		KindOption:   &Option{Name: "log.level", Value: json.RawMessage(`{"any":["thing",1]}`)},
 		KindSecret:   &Secret{Name: SecretPeer, Current: make([]byte, 32), Previous: make([]byte, 16), Rotated: noon},
+		KindSchema: &Schema{App: "shop", Name: "orders", Ver: "v1", Version: 12, SchemaID: 7, Type: "json", Text: `{"type":"object"}`,
+			Compatibility: "backward", Created: noon},
 	}
 }
 
@@ -106,6 +108,14 @@ func TestValidate(t *testing.T) {
 		"app: use":             {KindApp, func(r Record) { r.(*App).Keys[0].Use = "all" }, errs.InvalidBody},
 		"app: secret as hash":  {KindApp, func(r Record) { r.(*App).Keys[0].Hash = "secret" }, errs.InvalidBody},
 		"app: upper-case hash": {KindApp, func(r Record) { r.(*App).Keys[0].Hash = strings.Repeat("A", 64) }, errs.InvalidBody},
+
+		"schema: gone":    {KindSchema, func(r Record) { s := r.(*Schema); s.Type, s.Text, s.Compatibility = "", "", "" }, nil},
+		"schema: no text": {KindSchema, func(r Record) { r.(*Schema).Text = "" }, errs.InvalidBody},
+		"schema: long":    {KindSchema, func(r Record) { r.(*Schema).Text = strings.Repeat("x", 48<<10+1) }, errs.InvalidBody},
+		"schema: type":    {KindSchema, func(r Record) { r.(*Schema).Type = "xml" }, errs.InvalidBody},
+		"schema: mode":    {KindSchema, func(r Record) { r.(*Schema).Compatibility = "" }, errs.InvalidBody},
+		"schema: version": {KindSchema, func(r Record) { r.(*Schema).Version = 0 }, errs.InvalidBody},
+		"schema: topic":   {KindSchema, func(r Record) { r.(*Schema).Name = "a.b" }, errs.InvalidName},
 
 		"topic: most":             {KindTopic, func(r Record) { r.(*TopicRecord).Partitions = 10_000 }, nil},
 		"topic: too many":         {KindTopic, func(r Record) { r.(*TopicRecord).Partitions = 10_001 }, errs.InvalidBody},

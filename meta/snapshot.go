@@ -13,6 +13,7 @@ type Snapshot struct {
 	topics  topicTable
 	grants  sharded[grant, *Subscription]
 	keys    sharded[string, appKey]
+	schemas sharded[Topic, []*Schema]
 
 	topicsOf sharded[string, int] // by app
 	appsIn   sharded[string, int] // by cluster

@@ -25,15 +25,16 @@ const (
 	KindAdminKey     Kind = "adminkeys"
 	KindOption       Kind = "options"
 	KindSecret       Kind = "secrets"
+	KindSchema       Kind = "schemas"
 )
 
 // Kinds lists them all.
 func Kinds() []Kind {
-	return []Kind{KindApp, KindTopic, KindSubscription, KindCluster, KindAdminKey, KindOption, KindSecret}
+	return []Kind{KindApp, KindTopic, KindSubscription, KindCluster, KindAdminKey, KindOption, KindSecret, KindSchema}
 }
 
 // ID names an object. A name has no slash; that of a topic is <app>.<topic>.<ver>, that of a subscription
-// <app>.<topic>.<ver>.<subscriber>.
+// <app>.<topic>.<ver>.<subscriber>, that of a schema <app>.<topic>.<ver>.<its version, in five digits>.
 type ID struct {
 	Kind Kind
 	Name string

@@ -35,7 +35,7 @@ var bucketRule = regexp.MustCompile(`^[0-9a-f]{3}$`)
 // bucketsOf is how many buckets a kind has.
 func bucketsOf(kind meta.Kind) uint32 {
 	switch kind {
-	case meta.KindApp, meta.KindTopic, meta.KindSubscription:
+	case meta.KindApp, meta.KindTopic, meta.KindSubscription, meta.KindSchema:
 		return manyBuckets
 	}
 	return 1

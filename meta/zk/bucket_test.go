@@ -31,10 +31,11 @@ func TestBucketsAreEven(t *testing.T) {
 // Where an object lies must be the same in all versions.
 func TestBucketsAreStable(t *testing.T) {
 	for id, want := range map[meta.ID]string{
-		{Kind: meta.KindApp, Name: "shop"}:             "0a9",
-		{Kind: meta.KindTopic, Name: "shop.orders.v1"}: "153",
-		{Kind: meta.KindOption, Name: "log_level"}:     "000",
-		{Kind: meta.KindSecret, Name: "peer"}:          "000",
+		{Kind: meta.KindApp, Name: "shop"}:              "0a9",
+		{Kind: meta.KindTopic, Name: "shop.orders.v1"}:  "153",
+		{Kind: meta.KindOption, Name: "log_level"}:      "000",
+		{Kind: meta.KindSchema, Name: "shop.orders.v1"}: "153",
+		{Kind: meta.KindSecret, Name: "peer"}:           "000",
 	} {
 		if got := bucketOf(id); got != want {
 			t.Errorf("%s lies in bucket %s, it was %s", id, got, want)
