@@ -45,6 +45,7 @@ func cases() []benchCase {
 		{"deliver", 1.6, false, deliver},                   // CPU, times the floor
 		{"fan-out", 40, false, fanOut},                     // CPU per delivery, µs: 25,000/s of a core
 		{"crowd-ws", 16, false, crowdWS},                   // KB per client
+		{"crowd-readers", 16, false, crowdReaders},         // the same
 		{"crowd-sse", 12, false, crowdSSE},                 // the same
 		{"homes", 0, true, homes},                          // no target: for the eye
 		{"stop", 0, false, stopBusy},                       // failed requests

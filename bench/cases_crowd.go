@@ -23,6 +23,11 @@ func crowdWS(ctx context.Context, b *bench, target float64) ([]result, error) {
 	return b.crowd(ctx, "WebSockets", "/v1/ws/msgs/default/idle/v1?group=g&mode=queue&ack=explicit&reset=newest", target, openWS)
 }
 
+// crowdReaders is the same without a group.
+func crowdReaders(ctx context.Context, b *bench, target float64) ([]result, error) {
+	return b.crowd(ctx, "WebSockets without a group", "/v1/ws/msgs/default/idle/v1", target, openWS)
+}
+
 func crowdSSE(ctx context.Context, b *bench, target float64) ([]result, error) {
 	return b.crowd(ctx, "SSE over h2c", "/v1/stream/default/idle/v1?group=g&mode=queue&ack=explicit&reset=newest", target, openSSE)
 }
@@ -81,7 +86,7 @@ func (b *bench) crowd(ctx context.Context, what, path string, target float64, op
 	micros := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 / joining }
 	return []result{
 		{
-			what: fmt.Sprintf("memory of one of %d idle clients of a group, %s", crowd, what), gateway: fmt.Sprintf("%.1f KB", rss),
+			what: fmt.Sprintf("memory of one of %d idle clients, %s", crowd, what), gateway: fmt.Sprintf("%.1f KB", rss),
 			target: fmt.Sprintf("≤ %.0f KB", target), met: meets(rss <= target),
 			note: fmt.Sprintf("RSS; in use: heap %.1f KB, stacks %.1f KB", each(func(m memory) int64 { return m.heap }), each(func(m memory) int64 { return m.stacks })),
 		},

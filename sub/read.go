@@ -142,7 +142,7 @@ func (w *readWish) begin(r *http.Request, q httpx.Query) error {
 }
 
 // passesOver reports whether some messages are not wanted.
-func (w *readWish) passesOver() bool { return len(w.tags) > 0 || w.filter != "" }
+func (w *readWish) passesOver() bool { return len(w.tags) > 0 || w.filter != "" || w.inspect != nil }
 
 // onePartition reads partition and offset, of a poll that wants a part of a topic.
 func (w *readWish) onePartition(q httpx.Query) error {
