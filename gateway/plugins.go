@@ -19,6 +19,7 @@ import (
 	"github.com/kateway/kateway/plugins/audit"
 	"github.com/kateway/kateway/plugins/auth"
 	"github.com/kateway/kateway/plugins/callout"
+	"github.com/kateway/kateway/plugins/quota"
 	"github.com/kateway/kateway/plugins/schema"
 )
 
@@ -29,6 +30,7 @@ func (c *Config) kinds() plugins.Table {
 		"auth":    auth.Kind(),
 		"callout": callout.Kind(),
 		"schema":  schema.Kind(),
+		"quota":   quota.Kind(),
 	}
 	maps.Copy(table, c.OwnPlugins)
 	return table

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"runtime/debug"
 	"sync/atomic"
@@ -184,10 +185,17 @@ type boxedAdmitter struct {
 
 func (b boxedAdmitter) Admit(ctx context.Context, c *Call) error {
 	if b.Limit == 0 {
-		return b.within(func() error { return b.a.Admit(ctx, c) })
+		return b.admit(ctx, c)
 	}
 	theirs := *c // what hangs must not touch ours
+	theirs.Answer = http.Header{}
 	return b.within(func() error { return b.a.Admit(ctx, &theirs) })
+}
+
+// admit asks here and now.
+func (b boxedAdmitter) admit(ctx context.Context, c *Call) (err error) {
+	defer b.catch(nil, &err)
+	return b.a.Admit(ctx, c)
 }
 
 type boxedInspector struct {
@@ -254,6 +262,7 @@ func (b *box) apart(next Handler) Handler {
 		}
 		v := &visit{pass: make(chan context.Context), came: make(chan error, 1), gone: make(chan struct{})}
 		theirs := *c // what hangs must not touch ours
+		theirs.Answer = http.Header{}
 		done := make(chan error, 1)
 		go func() {
 			var err error
@@ -310,6 +319,7 @@ func (b *box) behind(ctx context.Context, v *visit, c, theirs *Call, next Handle
 // learn takes over what a plugin may say of a call.
 func (c *Call) learn(from *Call) {
 	c.App, c.KeyID, c.Expires = from.App, from.KeyID, from.Expires
+	maps.Copy(c.Answer, from.Answer)
 }
 
 // begun reports whether the work has.

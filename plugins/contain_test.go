@@ -117,6 +117,25 @@ func TestIdentityComesOutOfTheBox(t *testing.T) {
 	}
 }
 
+// What a plugin sets in the answer's header comes out of its box, but for what it sets when nobody waits for it any more.
+func TestHeaderOfTheAnswerComesOutOfTheBox(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := link(func(ctx context.Context, c *Call, next Handler) error {
+			c.Answer.Set("X-Early", "1")
+			err := next(ctx, c)
+			<-time.After(time.Minute)
+			c.Answer.Set("X-Late", "1")
+			return err
+		})
+		w := httptest.NewRecorder()
+		err := boxed(set, time.Second).Pass(w, request(""), &Call{App: "shop"}, func(*http.Request) error { return nil })
+		<-time.After(time.Hour)
+		if h := w.Header(); err != nil || h.Get("X-Early") != "1" || h.Get("X-Late") != "" {
+			t.Errorf("%v, %v", h, err)
+		}
+	})
+}
+
 // One that hangs every time does not pile up goroutines without end, and is used again when it is well.
 func TestHangingPluginIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

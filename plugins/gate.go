@@ -17,6 +17,9 @@ import (
 // linger is how long a client whose request was refused may go on sending its body.
 const linger = time.Second
 
+// small is how many bytes of a body are read only to find the next request behind it.
+const small = 16 << 10
+
 // DefaultApp is who calls without saying so, in open mode.
 const DefaultApp = "default"
 
@@ -163,7 +166,7 @@ func (g *Gate) Inspection(c *Call) Inspection {
 // the body to find the next request. A chain that neither refuses nor comes to its end is a fault of ours: never a success.
 func (g *Gate) Pass(w http.ResponseWriter, r *http.Request, c *Call, work func(r *http.Request) error) error {
 	c.Remote, c.Header, c.Size = r.RemoteAddr, r.Header, r.ContentLength
-	c.RawQuery, c.TLS = r.URL.RawQuery, r.TLS
+	c.RawQuery, c.TLS, c.Answer = r.URL.RawQuery, r.TLS, w.Header()
 	c.request, c.work = r, work
 	if g.identifies {
 		c.App = ""
@@ -177,10 +180,16 @@ func (g *Gate) Pass(w http.ResponseWriter, r *http.Request, c *Call, work func(r
 	case err == nil:
 		err = fmt.Errorf("the plugin chain ended without a word: %w", errs.Internal)
 	}
-	if r.ContentLength != 0 && r.ProtoMajor == 1 {
+	if r.ContentLength != 0 && r.ProtoMajor == 1 && !cheap(r, err) {
 		hangUp(w)
 	}
 	return err
+}
+
+// cheap reports whether to read the body and keep the connection: who is only too fast comes again, and a new connection
+// would cost more than a small body.
+func cheap(r *http.Request, err error) bool {
+	return r.ContentLength > 0 && r.ContentLength <= small && errors.Is(err, errs.Throttled)
 }
 
 // hangUp closes the connection behind the answer. What the client still sends of its body is thrown away for a moment, since

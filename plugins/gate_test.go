@@ -122,6 +122,8 @@ func TestRefused(t *testing.T) {
 	}{
 		{"refused", func(context.Context, *Call, Handler) error { return errs.Denied }, "body", 1, errs.Denied, 0, true},
 		{"refused, no body", func(context.Context, *Call, Handler) error { return errs.Denied }, "", 1, errs.Denied, 0, false},
+		{"too fast", func(context.Context, *Call, Handler) error { return errs.Throttled }, "body", 1, errs.Throttled, 0, false},
+		{"too fast, a large body", func(context.Context, *Call, Handler) error { return errs.Throttled }, strings.Repeat("x", small+1), 1, errs.Throttled, 0, true},
 		{"refused on h2", func(context.Context, *Call, Handler) error { return errs.Denied }, "body", 2, errs.Denied, 0, false},
 		{"neither nor", func(context.Context, *Call, Handler) error { return nil }, "body", 1, errs.Internal, 0, true},
 		{"twice", func(ctx context.Context, c *Call, next Handler) error { _ = next(ctx, c); return next(ctx, c) }, "body", 1, errs.Internal, 1, false},

@@ -39,6 +39,8 @@ type Call struct {
 	Size       int64                // of the body; -1 where unknown
 	Expires    time.Time            // when what it showed is no longer good; zero: never
 	Result     error                // what became of it, once next has returned
+	Answer     http.Header          // of the answer: what is set here before next, or in Admit, goes out with it
+	Held       any                  // quota's: what it has taken for the call and gives back
 
 	// What is known to Admitters only: of a publish, how many messages it has, and the bytes of their values and keys.
 	Messages int

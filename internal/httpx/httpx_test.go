@@ -341,6 +341,21 @@ func TestProblemKeepsARetryAfterOfItsOwn(t *testing.T) {
 	}
 }
 
+// Who refuses knows better than the kind when to try again. Less than a second is one: 0 would mean at once.
+func TestRetryAfter(t *testing.T) {
+	for after, want := range map[time.Duration]string{0: "", time.Nanosecond: "1", time.Second: "1", 1001 * time.Millisecond: "2", time.Hour: "3600"} {
+		err := httpx.RetryAfter(fmt.Errorf("too fast: %w", errs.Throttled), after)
+		w := httptest.NewRecorder()
+		httpx.WriteProblem(w, fmt.Errorf("quota: %w", err))
+		if got := w.Header().Get("Retry-After"); got != want || w.Code != 429 {
+			t.Errorf("after %v: %d, Retry-After %q", after, w.Code, got)
+		}
+		if !errors.Is(err, errs.Throttled) || err.Error() != "too fast: Throttled" {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
 func TestUnauthenticatedSaysHowToAuthenticate(t *testing.T) {
 	w := httptest.NewRecorder()
 	httpx.WriteProblem(w, errs.Unauthenticated)

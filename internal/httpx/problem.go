@@ -51,8 +51,8 @@ func WriteProblem(w http.ResponseWriter, err error) { WriteProblemBody(w, err, P
 func WriteProblemBody(w http.ResponseWriter, err error, body any) {
 	h := w.Header()
 	k := errs.Of(err)
-	if d := k.RetryAfter(); d > 0 && h.Get("Retry-After") == "" {
-		h.Set("Retry-After", strconv.Itoa(int((d+time.Second-1)/time.Second)))
+	if d := retryAfter(err); d > 0 && h.Get("Retry-After") == "" {
+		h.Set("Retry-After", strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10))
 	}
 	if k == errs.Unauthenticated && h.Get("WWW-Authenticate") == "" { // RFC 9110, 15.5.2: every 401 has it
 		h["Www-Authenticate"] = []string{`Bearer realm="kateway"`, `Basic realm="kateway", charset="UTF-8"`}
@@ -66,6 +66,26 @@ func WriteProblemBody(w http.ResponseWriter, err error, body any) {
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(k.Status())
 	_ = json.NewEncoder(w).Encode(body) // the client may be gone; nobody else wants to know
+}
+
+// RetryAfter is err, of which is known when to try again: the answer says so instead of what its kind advises.
+func RetryAfter(err error, after time.Duration) error { return &retryError{err, after} }
+
+type retryError struct {
+	err   error
+	after time.Duration
+}
+
+func (e *retryError) Error() string { return e.err.Error() }
+func (e *retryError) Unwrap() error { return e.err }
+
+// retryAfter is when to try again, 0 where that is of no use.
+func retryAfter(err error) time.Duration {
+	var known *retryError
+	if errors.As(err, &known) {
+		return known.after
+	}
+	return errs.Of(err).RetryAfter()
 }
 
 // WriteJSON answers v.
