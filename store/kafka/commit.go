@@ -65,7 +65,15 @@ func (f *feed) write(ctx context.Context, partitions []int32) {
 		})
 }
 
-// writeLast writes the noted positions of partitions that go, again where the membership is changing under the write: a
+// writeClosing writes what is noted before we leave. While the group rebalances the cluster takes no commit, and a member that
+// leaves in the midst of it stays refused: so the client goes on as a member until the last positions are taken.
+func (f *feed) writeClosing(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, handOver)
+	defer cancel()
+	f.writeLast(ctx, nil)
+}
+
+// writeLast writes the noted positions of partitions that go (nil: all), again where the membership is changing under the write: a
 // member of the new protocol is told so when its epoch moves on between the two. Nobody else gains them meanwhile.
 func (f *feed) writeLast(ctx context.Context, partitions []int32) {
 	for {
@@ -79,10 +87,12 @@ func (f *feed) writeLast(ctx context.Context, partitions []int32) {
 func (f *feed) unwritten(partitions []int32) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.ContainsFunc(partitions, func(p int32) bool {
-		pt := f.parts[p]
-		return pt != nil && pt.position != nil && f.gone == nil
-	})
+	for p, pt := range f.parts {
+		if f.gone == nil && pt.position != nil && (partitions == nil || slices.Contains(partitions, p)) {
+			return !f.fenced.Load() // else another process has our name, for as long as it likes
+		}
+	}
+	return false
 }
 
 // collectPositions takes the noted positions; from then on they are the writer's. Those on a topic that is gone are

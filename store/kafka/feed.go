@@ -263,7 +263,7 @@ func (f *feed) close(ctx context.Context) error {
 	close(f.closed)
 	f.mu.Unlock()
 
-	f.write(ctx, nil)
+	f.writeClosing(ctx)
 	id, _ := f.cl.GroupMetadata()
 	if err := f.cl.LeaveGroupContext(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		f.s.log.Warn("leaving the group failed; it waits for our session to end", "group", f.spec.Group, "error", err)
