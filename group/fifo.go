@@ -25,7 +25,7 @@ func (w *window) adoptFifo(now time.Duration) {
 	for _, a := range w.ahead {
 		switch {
 		case a.state == stateLeased && a.until > max(w.deadline, now):
-			w.owner, w.deadline, w.lease = &client{stays: true}, a.until, max(a.remaining, orphanLease)
+			w.owner, w.deadline, w.lease = &client{stays: true, unknown: true}, a.until, max(a.remaining, orphanLease)
 		case a.state == stateDelayed:
 			w.notBefore = max(w.notBefore, a.until)
 		}

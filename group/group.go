@@ -76,6 +76,7 @@ type group struct {
 	seats    map[*seat]struct{}
 	err      error         // why it ended; set once
 	sealed   bool          // the last commit is made: no verb counts any more
+	parted   chan struct{} // closed when the group has ended and its last client has gone
 	draining bool          // takes no new sessions
 	idle     time.Time     // since when nobody uses it; zero while somebody does
 	changed  chan struct{} // closed and made anew when partitions come or go
@@ -91,7 +92,7 @@ func newGroup(key Key, cfg *Config, feed store.Feed) *group {
 		key: key, cfg: cfg, policy: cfg.policy(key), hold: newHold(),
 		log:    cfg.Log.With("topic", key.Topic, "group", key.Group),
 		ledger: newLedger(), seats: map[*seat]struct{}{},
-		idle: time.Now(), changed: make(chan struct{}), kick: make(chan struct{}, 1), requeued: make(chan struct{}, 1),
+		idle: time.Now(), changed: make(chan struct{}), parted: make(chan struct{}), kick: make(chan struct{}, 1), requeued: make(chan struct{}, 1),
 	}
 	g.noRetry = g.policy.Retry == ""
 	g.topic = newIntake(g, false, feed)
@@ -117,12 +118,45 @@ func (g *group) run(ctx context.Context, closing time.Duration) error {
 		wg.Go(func() { g.mover.run(working) })
 	}
 	g.tend(working)
+	g.farewell()
 	stop()
 	wg.Wait()
 	g.commitAll()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing)
 	defer cancel()
 	return g.leave(last)
+}
+
+// partTime is how long a group that moves waits for its clients before its last commit.
+const partTime = 500 * time.Millisecond
+
+// farewell waits, where the group goes on elsewhere, until its clients have gone: they settle what they were just writing, and
+// give back what did not reach them. Whoever takes longer settles at the next home.
+func (g *group) farewell() {
+	g.mu.Lock()
+	moves, timer := errors.Is(g.err, errEvicted), time.NewTimer(partTime)
+	g.part()
+	g.mu.Unlock()
+	defer timer.Stop()
+	if !moves {
+		return
+	}
+	select {
+	case <-g.parted:
+	case <-timer.C:
+	}
+}
+
+// part notes that the last client of a group that has ended is gone, when it is. The caller holds the lock.
+func (g *group) part() {
+	if len(g.seats) > 0 {
+		return
+	}
+	select {
+	case <-g.parted:
+	default:
+		close(g.parted)
+	}
 }
 
 // leave closes the feeds, both at once: each may take as long as ctx allows.
@@ -244,6 +278,9 @@ func (g *group) dirtied(now time.Time) {
 func (g *group) commitAll() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if errors.Is(g.err, errEvicted) {
+		g.ledger.handOver()
+	}
 	g.commit(time.Now())
 	g.sealed = true
 }
@@ -285,13 +322,16 @@ var (
 // ErrMoved ends a session whose group this gateway left: it goes on elsewhere, or here after a while. See Hub.Suspend, Hub.Evict.
 var ErrMoved = fmt.Errorf("this gateway left the group: %w", errs.Unavailable)
 
+// errEvicted is ErrMoved of a group that goes on at another gateway, with its clients.
+var errEvicted = fmt.Errorf("its home is another now: %w", ErrMoved)
+
 // again reports whether another life may follow one that ended with err.
 func again(err error) bool { return errors.Is(err, errIdle) || errors.Is(err, ErrMoved) }
 
 // reason is why a group ends whose context has ended.
 func reason(ctx context.Context) error {
 	if cause := context.Cause(ctx); errors.Is(cause, ErrMoved) {
-		return ErrMoved
+		return cause
 	}
 	return errs.Draining
 }

@@ -310,7 +310,7 @@ func (h *Hub) Evict(key Key) {
 	defer h.mu.Unlock()
 	if s := h.slots[key]; s != nil {
 		s.evicted = true
-		s.leave(ErrMoved)
+		s.leave(errEvicted)
 	}
 }
 

@@ -17,6 +17,7 @@ type client struct {
 	prefetch int
 	lease    time.Duration
 	stays    bool
+	unknown  bool      // stands for one of an earlier hold, in mode fifo
 	held     int       // messages in its hands
 	hands    []*entry  // those of shared windows, in no order
 	owns     []*window // those of mode fifo that it holds messages of
@@ -49,7 +50,8 @@ type ledger struct {
 	delayed int       // of the latter those whose delay is known here alone
 	waiters list.List // of *waiter with room that are parked; the longest waiting first
 	named   map[string]*client
-	orphan  *client // stands for the clients of earlier holds, in shared windows
+	orphan  *client         // stands for the clients of earlier holds, in shared windows
+	claims  map[Ref]*client // what clients hold of an earlier home and is not here yet
 	moves   map[*entry]*move
 	outbox  []*move // not handed over yet
 	anew    int64   // of the partitions that are gained, unless their positions say more; see window.anew
@@ -90,7 +92,7 @@ type counters struct {
 
 func newLedger() *ledger {
 	return &ledger{
-		windows: map[spot]*window{}, named: map[string]*client{}, moves: map[*entry]*move{},
+		windows: map[spot]*window{}, named: map[string]*client{}, moves: map[*entry]*move{}, claims: map[Ref]*client{},
 		clock: clock{lines: map[time.Duration]*line{}}, orphan: &client{stays: true},
 	}
 }
@@ -122,6 +124,7 @@ func (l *ledger) adopt(w *window, now time.Duration) {
 	w.shared = w.retry || l.settings.Mode != Fifo
 	if !w.shared {
 		w.adoptFifo(now)
+		l.claimed(w)
 	} else if l.settings.Mode == ByKey && !w.retry {
 		w.chains = map[string]*chain{}
 	}
@@ -148,7 +151,10 @@ func (l *ledger) leave(s *waiter, at time.Time) {
 	l.unpark(s)
 	c := s.c
 	c.sessions = slices.DeleteFunc(c.sessions, func(o *waiter) bool { return o == s })
-	if len(c.sessions) == 0 && !c.stays && c.held > 0 {
+	if len(c.sessions) == 0 && !c.stays && len(l.claims) > 0 {
+		l.disclaim(c)
+	}
+	if len(c.sessions) == 0 && !c.stays && c.held+len(c.owns) > 0 {
 		for _, w := range slices.Clone(c.owns) {
 			l.release(w, causeLeft, now)
 			l.serve(w, now)

@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -17,7 +18,10 @@ type seat struct {
 	left func() // called once, when the client has gone; nil: nobody wants to know
 }
 
-var _ Session = (*seat)(nil)
+var (
+	_ Session = (*seat)(nil)
+	_ Holder  = (*seat)(nil)
+)
 
 // errClosed is what Next answers after Close.
 var errClosed = fmt.Errorf("session is closed: %w", errs.Unavailable)
@@ -37,6 +41,7 @@ func (g *group) join(a *Ask, f *filter.Filter) (*seat, error) {
 		return nil, err
 	}
 	s := &seat{g: g, waiter: g.ledger.enter(a)}
+	g.ledger.claim(s.c, a.Held, time.Now())
 	g.seats[s] = struct{}{}
 	g.idle = time.Time{}
 	return s, nil
@@ -91,6 +96,10 @@ func (s *seat) Settle(verbs ...Verb) []error {
 func (g *group) settle(verbs []Verb, out []error) []error {
 	if g.sealed {
 		for _, v := range verbs {
+			if errors.Is(g.err, errEvicted) {
+				out = append(out, ErrMoved)
+				continue
+			}
 			out = append(out, fencedf("partition %d offset %d: this gateway has left the group, the message is delivered again", v.Partition, v.Offset))
 		}
 		return out
@@ -127,6 +136,7 @@ func (s *seat) stand() bool {
 	s.finish(errClosed)
 	delete(g.seats, s)
 	if g.err != nil {
+		g.part()
 		return true // what it holds is in the last commit
 	}
 	now := time.Now()
@@ -137,4 +147,11 @@ func (s *seat) stand() bool {
 		g.look(now.Add(g.cfg.Limits.Linger))
 	}
 	return true
+}
+
+// Held is Holder's.
+func (s *seat) Held() []Ref {
+	s.g.mu.Lock()
+	defer s.g.mu.Unlock()
+	return s.g.ledger.heldBy(s.c)
 }

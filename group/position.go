@@ -42,7 +42,8 @@ func (w *window) position(at time.Time) store.Position {
 	return store.Position{Partition: w.partition, Next: w.next, Beyond: b.encode(w.next)}
 }
 
-// carry is what the next holder has to know of an entry. The lease of a client that would be gone with us is not kept.
+// carry is what the next holder has to know of an entry. The lease of a client that would be gone with us is kept only when the
+// group is handed over, and the client goes on as one of the next home.
 func (w *window) carry(e *entry, now time.Duration) carried {
 	c := carried{offset: e.offset, attempt: e.attempt}
 	owner, end, from := w.owner, w.deadline, w.notBefore
@@ -52,7 +53,7 @@ func (w *window) carry(e *entry, now time.Duration) carried {
 	switch {
 	case e.state == moving:
 		c.state, c.cause, c.remaining = stateMoving, e.cause, e.until-now
-	case e.state == leased && owner != nil && owner.stays:
+	case e.state == leased && owner != nil && (owner.stays || w.leaving):
 		c.state, c.remaining = stateLeased, end-now
 	case now < from:
 		c.state, c.remaining = stateDelayed, from-now

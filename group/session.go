@@ -48,6 +48,7 @@ type Ask struct {
 	First    int           // how many the first Next will take, so that a home far away can send them with its answer; 0: not known
 	Client   string        // the name the client gave itself: two sessions with one name are the same client; "" = no other is
 	Stays    bool          // what is un-acked when the session is closed stays leased (a poll) instead of being due at once (a stream)
+	Held     []Ref         // what the client holds of a home that has left the group, see Holder: where that is leased still, it is this client's
 }
 
 // Ref is one delivery of one message. Hold tells apart the times that a gateway held the partition, Attempt the deliveries within.
@@ -107,11 +108,16 @@ type Session interface {
 	// read. After any but ctx.Err() the session is over; what the client holds it can still settle by Opener.Settle.
 	Next(ctx context.Context, max int) (Batch, error)
 	// Settle applies the verbs and answers one error per verb: nil, or errs.Fenced when the delivery is no longer this
-	// client's. Acking what is acked already is nil.
+	// client's. Acking what is acked already is nil. ErrMoved when the group has gone elsewhere, and the verb was not taken:
+	// Opener.Settle brings it there.
 	Settle(verbs ...Verb) []error
 	// Close says that the client has gone; see Ask.Stays. It does not wait. A second Close does nothing.
 	Close()
 }
+
+// Holder is a Session that can tell, once Next has answered ErrMoved, what its client had not settled by then: to be told to
+// the group's next home, in Ask.Held.
+type Holder interface{ Held() []Ref }
 
 // Opener is what subscribers need of the hub.
 type Opener interface {

@@ -17,7 +17,11 @@ func (l *ledger) place(e *entry, a ahead, due, now time.Duration) {
 	case a.state == stateLeased && a.until > now:
 		e.w.due--
 		e.since = e.w.gained
-		l.hand(e, l.orphan, now, a.until-now)
+		c := l.claimant(e)
+		if c == nil {
+			c = l.orphan
+		}
+		l.hand(e, c, now, a.until-now)
 	case l.exhausted(e):
 		l.condemn(e, causeLease, "")
 	case a.state == stateDelayed && a.until > now:

@@ -72,6 +72,7 @@ type window struct {
 	plain   int  // commits refused for their metadata: after one the done part goes alone, after two none
 	full    bool // as ledger.full said last
 	held    bool // full because of its lowest messages alone
+	leaving bool // the next commit is the last: the group goes on elsewhere, and its clients with it
 
 	// A shared window's messages each have a lease of their own; else the lease is the window's, mode fifo.
 	shared bool
