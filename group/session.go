@@ -126,7 +126,8 @@ type Opener interface {
 	// InvalidParam for a filter that can't be understood; Draining; those of store.Subscriber.
 	Open(ctx context.Context, ask Ask) (Session, error)
 	// Settle is Session.Settle for deliveries of any client of the group, also of ones made before this process started. It
-	// waits, bounded by ctx, until the partitions are held here; of one that is not by then the verbs are Fenced.
+	// waits, bounded by ctx, until the partitions are held here; of one that is not by then the verbs are Fenced. ErrMoved, for all
+	// of them, when the group is just leaving for another home, and nothing was done.
 	Settle(ctx context.Context, key Key, verbs ...Verb) []error
 	// Through marks everything up to and including the offset as done, on each partition, and answers one error per partition.
 	// Conflict for an offset beyond what was delivered; otherwise as Settle.

@@ -68,6 +68,12 @@ func fill(out []error, err error) []error {
 // under its lock.
 func (h *Hub) within(ctx context.Context, key Key, spots iter.Seq[spot], do func(*group)) error {
 	for {
+		if s := h.evictedSlot(key); s != nil {
+			if s.joined() && s.g.unlessSealed(do) {
+				return nil
+			}
+			return ErrMoved
+		}
 		s, err := h.slot(ctx, key, store.Start{})
 		if err != nil {
 			return err
@@ -79,6 +85,16 @@ func (h *Hub) within(ctx context.Context, key Key, spots iter.Seq[spot], do func
 			return err
 		}
 	}
+}
+
+// evictedSlot is the group's slot when it is on its way to another home: it takes verbs until its last commit.
+func (h *Hub) evictedSlot(key Key) *slot {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s := h.slots[key]; s != nil && s.evicted {
+		return s
+	}
+	return nil
 }
 
 // unlessSealed calls do under the lock, unless the last commit is made already.

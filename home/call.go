@@ -182,22 +182,38 @@ func better(a, b []error) []error {
 }
 
 // askHome asks the nth home, or, where it can't be reached, who comes next.
+//
+// One that has just left the group says so, and nothing was done there: then the next home is asked, as soon as it is known.
 func (r *Router) askHome(ctx context.Context, q *request, nth int) []error {
 	var tried []string
-	for {
+	for rest := firstRest; ; {
 		id := r.view.pick(q.key, nth, tried)
+		var out []error
+		var err error
 		if id == r.cfg.Self {
-			return q.do(ctx, r.cfg.Hub)
+			out = q.do(ctx, r.cfg.Hub)
+		} else {
+			out, err = r.askAt(ctx, id, q)
 		}
-		out, err := r.askAt(ctx, id, q)
-		if err == nil {
+		switch {
+		case err == nil && !allMoved(out):
 			return out
-		}
-		if ctx.Err() != nil {
+		case err == nil:
+			if sleep(ctx, rest) != nil {
+				return out
+			}
+			rest = min(2*rest, longestRest)
+		case ctx.Err() != nil:
 			return fill(make([]error, q.size()), err)
+		default:
+			tried = r.next(id, err, tried)
 		}
-		tried = r.next(id, err, tried)
 	}
+}
+
+// allMoved reports whether nothing was done, since the group is not there any more.
+func allMoved(out []error) bool {
+	return len(out) > 0 && !slices.ContainsFunc(out, func(err error) bool { return !errors.Is(err, group.ErrMoved) })
 }
 
 // askAt asks another gateway. An error: it can't be reached, or stops; whether it heard is not known.

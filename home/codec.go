@@ -155,7 +155,8 @@ func appendAsk(b []byte, a *group.Ask) []byte {
 	b = binary.AppendUvarint(b, uint64(min(a.Prefetch, math.MaxInt32)))
 	b = binary.AppendUvarint(b, uint64(min(a.First, math.MaxInt32)))
 	b = appendString(b, a.Client)
-	return appendBool(b, a.Stays)
+	b = appendBool(b, a.Stays)
+	return appendRefs(b, a.Held)
 }
 
 func (d *decoder) ask() (a group.Ask) {
@@ -172,6 +173,7 @@ func (d *decoder) ask() (a group.Ask) {
 	a.First = int(d.number(math.MaxInt32))
 	a.Client = d.string()
 	a.Stays = d.bool()
+	a.Held = d.refs()
 	return a
 }
 
@@ -196,6 +198,29 @@ func (d *decoder) ref(flags byte) group.Ref {
 		Retry: flags&flagRetry != 0, Partition: d.int32(), Offset: int64(d.number(math.MaxInt64)),
 		Attempt: uint32(d.number(math.MaxUint32)), Hold: d.uint32(),
 	}
+}
+
+// appendRefs ends a payload: it may be missing, and then there are none.
+func appendRefs(b []byte, refs []group.Ref) []byte {
+	b = binary.AppendUvarint(b, uint64(len(refs)))
+	for _, r := range refs {
+		var flags byte
+		if r.Retry {
+			flags = flagRetry
+		}
+		b = appendRef(append(b, flags), r)
+	}
+	return b
+}
+
+func (d *decoder) refs() (list []group.Ref) {
+	if len(d.b) == 0 {
+		return nil
+	}
+	for range d.count(8) {
+		list = append(list, d.ref(d.byte()))
+	}
+	return list
 }
 
 func appendDelivery(b []byte, v *group.Delivery) []byte {

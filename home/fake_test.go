@@ -159,7 +159,10 @@ type fakeSession struct {
 	wanted  []int
 	settled []group.Verb
 	fenced  error
+	held    []group.Ref
 }
+
+func (s *fakeSession) Held() []group.Ref { return s.held }
 
 func (s *fakeSession) Next(ctx context.Context, most int) (group.Batch, error) {
 	s.mu.Lock()

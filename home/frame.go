@@ -40,7 +40,7 @@ const (
 	// From the home.
 	frameOpened  = 65 // session.
 	frameDeliver = 66 // session. A batch, or a part of one.
-	frameEnd     = 67 // session. The error that Open or Next answers.
+	frameEnd     = 67 // session. The error that Open or Next answers, and what its client holds.
 	frameResult  = 68 // call. An error for each.
 	framePong    = 69
 	frameAway    = 70 // Nothing new is taken: this gateway stops.

@@ -214,6 +214,8 @@ func (in *inbound) open(id uint32, ask *group.Ask) error {
 		refused = errs.Overloaded
 	case in.r.stopping():
 		refused = errs.Draining
+	case in.r.wentAway(ask.Key):
+		refused = group.ErrMoved
 	default:
 		in.sessions[id] = s
 	}
@@ -256,6 +258,9 @@ func (in *inbound) call(id uint32, q *request) error {
 	if in.calling.Load() >= maxCalls {
 		return in.result(id, fill(make([]error, q.size()), fmt.Errorf("%d calls are under way: %w", maxCalls, errs.Overloaded)))
 	}
+	if refused := in.refuse(q.key); refused != nil {
+		return in.result(id, fill(make([]error, q.size()), refused))
+	}
 	in.calling.Add(1)
 	ctx, cancel := context.WithTimeout(in.ctx, min(q.wait, callTime))
 	in.mu.Lock()
@@ -267,6 +272,19 @@ func (in *inbound) call(id uint32, q *request) error {
 		in.cancel(id)
 		_ = in.result(id, out) // fails where the edge has gone
 	})
+	return nil
+}
+
+// refuse answers why a call about a group is for another gateway: else the group would be joined here for it.
+func (in *inbound) refuse(key group.Key) error {
+	switch {
+	case in.r.here(key): // it may be leaving, and takes verbs until its last commit
+		return nil
+	case in.r.stopping():
+		return errs.Draining
+	case in.r.wentAway(key):
+		return group.ErrMoved
+	}
 	return nil
 }
 

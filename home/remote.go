@@ -25,11 +25,15 @@ type remote struct {
 	got    group.Batch // to be handed out
 	part   group.Batch // of a batch whose last frame is still to come
 	over   error       // comes after what is in got
+	held   []group.Ref // by the client, as the home said at the end
 	seen   uint64      // deliveries handed out
 	closed bool
 }
 
-var _ group.Session = (*remote)(nil)
+var (
+	_ group.Session = (*remote)(nil)
+	_ group.Holder  = (*remote)(nil)
+)
 
 // opening waits for the home's word that the session is open.
 func (s *remote) opening(ctx context.Context) error {
@@ -61,7 +65,7 @@ func (s *remote) receive(f frame) error {
 		s.opened = true
 	case frameEnd:
 		if err := d.error(); s.over == nil {
-			s.over = err
+			s.over, s.held = err, d.refs()
 		}
 		if s.over == nil {
 			d.fail()
@@ -157,7 +161,7 @@ func (s *remote) credit(most int) error {
 	})
 }
 
-// Settle is Session's. errLost: what became of the verbs is not known.
+// Settle is Session's. ErrMoved is that of the home's session. errLost: what became of the verbs is not known.
 func (s *remote) Settle(verbs ...group.Verb) []error {
 	out := make([]error, 0, len(verbs))
 	for len(verbs) > 0 {
@@ -173,6 +177,13 @@ func (s *remote) Settle(verbs ...group.Verb) []error {
 		}
 	}
 	return out
+}
+
+// Held is Holder's.
+func (s *remote) Held() []group.Ref {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held
 }
 
 // Close is Session's. What was not handed out goes back.

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -77,6 +78,7 @@ type Router struct {
 	inbound  map[*inbound]struct{}
 	sessions map[*session]struct{}
 	strays   map[group.Key]time.Time // see stray
+	evicted  map[group.Key]time.Time // groups that went to another home, and when
 	leaving  bool                    // no other gateway's clients are taken
 	draining bool                    // nor our own
 	closed   bool
@@ -88,7 +90,7 @@ var _ group.Opener = (*Router)(nil)
 func New(cfg Config) *Router {
 	r := &Router{
 		cfg: cfg, largest: max(cfg.MaxMessage, minMessage) + messageHead, view: newView(cfg.Self, cfg.Peers == nil, cfg.Reconnected),
-		links: map[string]*link{}, inbound: map[*inbound]struct{}{}, sessions: map[*session]struct{}{}, strays: map[group.Key]time.Time{},
+		links: map[string]*link{}, inbound: map[*inbound]struct{}{}, sessions: map[*session]struct{}{}, strays: map[group.Key]time.Time{}, evicted: map[group.Key]time.Time{},
 	}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	r.metrics = newMetrics(cfg.Metrics, r)
@@ -254,6 +256,9 @@ func (r *Router) miss(id string) {
 				r.cfg.Log.Info("a gateway can be reached again", "gateway", id)
 				r.view.back(id)
 				r.rehome()
+				if sleep(r.ctx, otherView) == nil {
+					r.follow()
+				}
 				return
 			}
 		}
@@ -314,11 +319,20 @@ func (r *Router) changed(came []string, changed bool, again time.Time) {
 		r.rehome()
 		if sleep(r.ctx, otherView) == nil {
 			r.rehome()
+			r.follow()
 		}
 	})
 }
 
-// rehome sends away groups and forwarded sessions whose home is another gateway now.
+// follow makes forwarded sessions go where their home is now. It is done when all gateways have heard of that: by then a home
+// that knows that it is none any more has sent them there itself, with what their clients hold.
+func (r *Router) follow() {
+	for _, s := range r.openSessions() {
+		s.follow()
+	}
+}
+
+// rehome sends away groups, with their clients, whose home is another gateway now.
 func (r *Router) rehome() {
 	if r.ctx.Err() != nil {
 		return
@@ -326,13 +340,29 @@ func (r *Router) rehome() {
 	for _, key := range r.cfg.Hub.Keys() {
 		if !r.view.among(key, r.spread(key)) {
 			r.cfg.Log.Debug("a group's home is another gateway now", "topic", key.Topic, "group", key.Group, "home", r.Home(key))
-			r.metrics.evictions.Inc()
-			r.cfg.Hub.Evict(key)
+			r.evict(key)
 		}
 	}
-	for _, s := range r.openSessions() {
-		s.follow()
-	}
+}
+
+// evict sends a group away.
+func (r *Router) evict(key group.Key) {
+	now := time.Now()
+	r.mu.Lock()
+	maps.DeleteFunc(r.evicted, func(_ group.Key, at time.Time) bool { return now.Sub(at) > otherView })
+	r.evicted[key] = now
+	r.mu.Unlock()
+	r.metrics.evictions.Inc()
+	r.cfg.Hub.Evict(key)
+}
+
+// wentAway reports whether the group was here and has just gone to another home: who asks for it here has not heard of that
+// yet. A gateway that asks for longer sees it differently, and is served.
+func (r *Router) wentAway(key group.Key) bool {
+	r.mu.Lock()
+	at, known := r.evicted[key]
+	r.mu.Unlock()
+	return known && time.Since(at) < otherView && !r.view.among(key, r.spread(key))
 }
 
 // openSessions are the open sessions.

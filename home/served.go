@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -55,7 +56,11 @@ func (s *served) run(ctx context.Context, ask *group.Ask) {
 	s.say(ctx, frameOpened, nil)
 	unseen, err := s.pass(ctx, session)
 	if err != nil {
-		s.say(ctx, frameEnd, func(b []byte) []byte { return appendError(b, err) })
+		var held []group.Ref
+		if h, some := session.(group.Holder); some && errors.Is(err, group.ErrMoved) && !ask.Stays {
+			held = h.Held()
+		}
+		s.say(ctx, frameEnd, func(b []byte) []byte { return appendRefs(appendError(b, err), held) })
 	}
 	<-ctx.Done()
 	if verbs := unseen(s.seen.Load()); len(verbs) > 0 {

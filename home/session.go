@@ -32,6 +32,7 @@ type session struct {
 	inner  group.Session // nil while there is no home; written by Next alone, which reads it without the lock
 	home   string        // whose inner is
 	moved  time.Time     // when a home was lost last
+	held   []group.Ref   // what the client has of a home that has moved, until it has another
 	over   error         // final
 	search context.CancelFunc
 }
@@ -75,6 +76,10 @@ func (s *session) judge(err error) error {
 
 // lose closes a session whose home is none any more.
 func (s *session) lose() {
+	var held []group.Ref
+	if h, some := s.inner.(group.Holder); some && !s.ask.Stays {
+		held = h.Held()
+	}
 	s.closeInner(s.inner)
 	now := time.Now()
 	if now.Sub(s.opened) > longestRest {
@@ -83,7 +88,7 @@ func (s *session) lose() {
 		s.rest = min(max(2*s.rest, firstRest), longestRest)
 	}
 	s.mu.Lock()
-	s.inner, s.home, s.moved = nil, "", now
+	s.inner, s.home, s.moved, s.held = nil, "", now, held
 	s.mu.Unlock()
 	s.r.metrics.moves.Inc()
 }
@@ -94,7 +99,7 @@ func (s *session) find(ctx context.Context) error {
 	defer cancel()
 	s.mu.Lock()
 	over := s.over
-	s.search = cancel
+	s.search, s.ask.Held = cancel, s.held
 	s.mu.Unlock()
 	if over != nil {
 		return over
@@ -119,7 +124,7 @@ func (s *session) find(ctx context.Context) error {
 		return s.over
 	case err == nil:
 		s.inner, s.home, s.opened = inner, home, time.Now()
-		s.ask.First = 0 // only the very first Next is known in advance
+		s.ask.First, s.ask.Held, s.held = 0, nil, nil // only the very first Next is known in advance
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -153,7 +158,7 @@ func (s *session) Settle(verbs ...group.Verb) []error {
 	var again []group.Verb
 	var at []int
 	for i, err := range out {
-		if verbs[i].Op != group.Return && (errors.Is(err, errLost) || late && errors.Is(err, errs.Fenced)) {
+		if verbs[i].Op != group.Return && (errors.Is(err, errLost) || errors.Is(err, group.ErrMoved) || late && errors.Is(err, errs.Fenced)) {
 			again, at = append(again, verbs[i]), append(at, i)
 		}
 	}
@@ -172,12 +177,27 @@ func (s *session) Settle(verbs ...group.Verb) []error {
 func (s *session) Close() {
 	s.finish(errClosed)
 	s.mu.Lock()
-	inner := s.inner
+	inner, held := s.inner, s.held
+	s.held = nil
 	s.mu.Unlock()
 	if inner != nil {
 		s.closeInner(inner)
 	}
+	if len(held) > 0 {
+		s.r.spawn(func() { s.giveBack(held) })
+	}
 	s.r.forget(s)
+}
+
+// giveBack has due what a client held that left while its group moved.
+func (s *session) giveBack(held []group.Ref) {
+	verbs := make([]group.Verb, len(held))
+	for i, r := range held {
+		verbs[i] = group.Verb{Ref: r, Op: group.Nack}
+	}
+	ctx, cancel := context.WithTimeout(s.r.ctx, settleTime)
+	defer cancel()
+	s.r.Settle(ctx, s.ask.Key, verbs...) // what it had settled, and what was given to others, is fenced
 }
 
 // closeInner closes a session at a home.

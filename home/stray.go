@@ -33,8 +33,7 @@ func (r *Router) sweep() {
 		due, left := r.dueStrays()
 		for _, key := range due {
 			if info, here := r.cfg.Hub.Info(key); here && info.Clients == 0 && !r.view.among(key, r.spread(key)) {
-				r.metrics.evictions.Inc()
-				r.cfg.Hub.Evict(key)
+				r.evict(key)
 			}
 		}
 		if left == 0 {
