@@ -33,7 +33,7 @@ func newEngine(g *Gateway, secret func() []byte) *engine {
 	var router *home.Router
 	hub := group.NewHub(group.Config{
 		Store: g.groupsStore(), Publisher: g.store, Admin: g.store, Policy: g.policy,
-		Instance: g.cfg.ID, Gone: func(instance string) bool { return router.Gone(instance) },
+		Instance: g.cfg.ID, Roams: g.cluster.pool != nil, Gone: func(instance string) bool { return router.Gone(instance) },
 		Secret: secret, Log: g.log, Metrics: g.metrics,
 	})
 	router = home.New(home.Config{

@@ -9,8 +9,30 @@ import "time"
 // handOver marks the windows as going with their clients: leases are committed whoever holds them.
 func (l *ledger) handOver() {
 	for _, w := range l.windows {
-		w.leaving = true
-		w.dirty = w.dirty || w.leased > 0
+		w.handOver()
+	}
+}
+
+func (w *window) handOver() {
+	w.leaving = true
+	w.dirty = w.dirty || w.leased > 0
+}
+
+// goAlong is handOver for a partition that another gateway gets while we stay a member: what of it our clients hold they go on
+// holding, there or here when it comes back.
+func (l *ledger) goAlong(w *window) {
+	w.handOver()
+	for _, e := range w.entries {
+		if e.state != leased {
+			continue
+		}
+		c := e.client
+		if !w.shared {
+			c = w.owner
+		}
+		if c != nil && !c.stays && len(c.sessions) > 0 {
+			l.claims[e.ref()] = c
+		}
 	}
 }
 
@@ -119,6 +141,15 @@ func (l *ledger) claimed(w *window) {
 			l.own(w, c)
 		}
 		delete(l.claims, r)
+	}
+}
+
+// prune drops claims of a partition that has come of what is not leased any more.
+func (l *ledger) prune(w *window) {
+	for r := range l.claims {
+		if r.spot() == w.spot && (r.Hold != w.hold || !w.leasedAhead(r)) {
+			delete(l.claims, r)
+		}
 	}
 }
 

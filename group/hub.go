@@ -27,6 +27,7 @@ type Config struct {
 	Instance  string                     // see store.Spec
 	Gone      func(instance string) bool // see store.Spec
 	Secret    func() []byte              // at least 16 bytes, the same over restarts and on all gateways: receipts are made with it
+	Roams     bool                       // clients of groups that are left go on at other gateways: the leases of streams go with partitions that are lost
 	Limits    Limits
 	Log       *slog.Logger
 	Metrics   prometheus.Registerer

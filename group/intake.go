@@ -105,7 +105,11 @@ func (in *intake) apply(b *store.Batch) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, p := range b.Lost {
-		if w := g.ledger.windows[spot{in.retry, p}]; w != nil && w.dirty {
+		w := g.ledger.windows[spot{in.retry, p}]
+		if w != nil && g.cfg.Roams {
+			g.ledger.goAlong(w)
+		}
+		if w != nil && w.dirty {
 			in.commit(w, now)
 		}
 		g.ledger.lose(in.retry, p)

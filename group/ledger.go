@@ -122,6 +122,7 @@ func (l *ledger) begin(s Settings, p Policy, match func(*store.Message) bool, at
 // adopt gives a window its mode.
 func (l *ledger) adopt(w *window, now time.Duration) {
 	w.shared = w.retry || l.settings.Mode != Fifo
+	l.prune(w)
 	if !w.shared {
 		w.adoptFifo(now)
 		l.claimed(w)

@@ -7,8 +7,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/kateway/kateway/group"
 	"github.com/kateway/kateway/internal/errs"
+	"github.com/kateway/kateway/internal/httpx"
 )
 
 // A home that sends its clients away says what they hold, and the next home is told.
@@ -149,6 +152,37 @@ func TestStoppingGatewayTakesNoVerbs(t *testing.T) {
 		}
 		if len(home.hub.asked()) != 1 || len(edge.hub.asked()) != 1 {
 			t.Errorf("asked there %d times, here %d times", len(home.hub.asked()), len(edge.hub.asked()))
+		}
+	})
+}
+
+// A gateway that says that it stops is no home from then on, for anything; one that is back is, over a new link.
+func TestAwayAndBack(t *testing.T) {
+	bubble(t, 2, func(t *testing.T, _ *network, gws []*fakeGateway) {
+		edge, home := gws[0], gws[1]
+		key := keyOf(edge.Router, "gw2")
+		s := open(t, edge.Router, stream(key))
+		defer s.Close()
+		home.Leave()
+		synctest.Wait()
+		if edge.Home(key) != "gw1" {
+			t.Error("it is still taken for a home")
+		}
+		again := New(Config{
+			Self: "gw2", Hub: &fakeHub{here: map[group.Key]int{}}, Peers: home.cfg.Peers, Log: home.cfg.Log, Metrics: prometheus.NewRegistry(),
+		})
+		defer func() { _ = again.Close(t.Context()) }()
+		home.cfg.Peers.(*network).routers["gw2"] = httpx.Wrap("link", again.Routes()[0].Handler, home.cfg.Log, nobody{})
+		list := instances("gw1", "gw2")
+		list[1].Started = time.Now()
+		again.Update(list)
+		edge.Update(list)
+		synctest.Wait()
+		if edge.Home(key) != "gw2" {
+			t.Error("it is not a home again")
+		}
+		if out := edge.Settle(t.Context(), key, group.Verb{Op: group.Ack}); out[0] != nil || len(again.cfg.Hub.(*fakeHub).asked()) != 1 {
+			t.Errorf("settled %v, at the old one", out)
 		}
 	})
 }

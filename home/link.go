@@ -34,7 +34,7 @@ var errLost = fmt.Errorf("the connection to the group's home was lost: %w", errs
 type link struct {
 	id     string // the home's
 	limit  int    // bytes of a frame
-	silent func() // called before the link ends because the home is silent
+	silent func() // called when the home stops, and before the link ends because the home is silent
 	out    *outbox
 	cancel context.CancelFunc // ends the request
 	ready  chan struct{}      // closed when the home has answered, or the link has ended before
@@ -177,6 +177,7 @@ func (l *link) receive(f frame) error {
 		l.mu.Lock()
 		l.away = true
 		l.mu.Unlock()
+		l.silent()
 	}
 	return nil
 }

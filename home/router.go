@@ -189,9 +189,8 @@ func (r *Router) next(id string, err error, tried []string) []string {
 	switch {
 	case errors.Is(err, errLost) && !errors.Is(err, errSilent) && !slices.Contains(tried, again):
 		return append(tried, again)
-	case !errors.Is(err, errUnknown):
-		r.miss(id)
 	}
+	r.miss(id)
 	return append(tried, id)
 }
 
@@ -311,6 +310,7 @@ func (r *Router) changed(came []string, changed bool, again time.Time) {
 	r.spawn(func() {
 		var wg sync.WaitGroup
 		for _, id := range came {
+			r.dropAway(id)
 			if id != r.cfg.Self {
 				wg.Go(func() { _, _ = r.link(r.ctx, id) }) // where it fails it is absent now
 			}
@@ -322,6 +322,15 @@ func (r *Router) changed(came []string, changed bool, again time.Time) {
 			r.follow()
 		}
 	})
+}
+
+// dropAway forgets the link with a gateway that has stopped and come back. What goes over it ends by itself.
+func (r *Router) dropAway(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.links[id]; l != nil && errors.Is(l.usable(), errs.Draining) {
+		delete(r.links, id)
+	}
 }
 
 // follow makes forwarded sessions go where their home is now. It is done when all gateways have heard of that: by then a home

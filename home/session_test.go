@@ -566,10 +566,11 @@ func TestEvictions(t *testing.T) {
 
 // A forwarded session is served where it arrives, whatever that gateway thinks of it; when its clients have left, so does it.
 func TestServedWhereItArrives(t *testing.T) {
-	bubble(t, 3, func(t *testing.T, _ *network, gws []*fakeGateway) {
+	bubble(t, 4, func(t *testing.T, _ *network, gws []*fakeGateway) {
 		edge, at := gws[0], gws[1]
+		edge.Update(instances("gw1", "gw2", "gw3"))
+		pass(2 * certainty)
 		key := keyOf(edge.Router, "gw2")
-		at.Update(instances("gw1", "gw2", "gw3", "gw4"))
 		for at.Home(key) == "gw2" || edge.Home(key) != "gw2" {
 			key.Group += "x"
 		}

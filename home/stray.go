@@ -1,6 +1,7 @@
 package home
 
 import (
+	"context"
 	"time"
 
 	"github.com/kateway/kateway/group"
@@ -32,7 +33,7 @@ func (r *Router) sweep() {
 	for sleep(r.ctx, strayTime/4) == nil {
 		due, left := r.dueStrays()
 		for _, key := range due {
-			if info, here := r.cfg.Hub.Info(key); here && info.Clients == 0 && !r.view.among(key, r.spread(key)) {
+			if info, here := r.cfg.Hub.Info(key); here && info.Clients == 0 && r.elsewhere(key) {
 				r.evict(key)
 			}
 		}
@@ -40,6 +41,24 @@ func (r *Router) sweep() {
 			return
 		}
 	}
+}
+
+// elsewhere reports whether the group's home is another gateway, which can be reached: it may have gone, and we have not believed it yet.
+func (r *Router) elsewhere(key group.Key) bool {
+	for !r.view.among(key, r.spread(key)) {
+		id := r.Home(key)
+		if id == r.cfg.Self {
+			return true // it has several
+		}
+		ctx, cancel := context.WithTimeout(r.ctx, answerTime)
+		_, err := r.link(ctx, id)
+		cancel()
+		if err == nil || r.ctx.Err() != nil {
+			return err == nil
+		}
+		r.miss(id)
+	}
+	return false
 }
 
 // dueStrays takes those out that nobody came to for a while, and answers how many are left. With none the sweep ends.

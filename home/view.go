@@ -54,8 +54,33 @@ func (v *view) update(list []registry.Instance, now time.Time) (came []string, c
 		v.doubt(now)
 	}
 	v.doubt(v.reconnected())
+	back := v.reborn(list)
 	v.raw = list
-	return v.settle(now)
+	came, changed, again = v.settle(now)
+	for _, id := range back {
+		if !slices.Contains(came, id) {
+			came, changed = append(came, id), true
+		}
+	}
+	return came, changed, again
+}
+
+// reborn lists who is there anew though we have not taken it off the homes, or only since it could not be reached: it was
+// missing for so short a time that we did not believe it, or was started again meanwhile. What we knew of its earlier self is
+// forgotten, so that all gateways see it as a home from the same moment on.
+func (v *view) reborn(list []registry.Instance) (back []string) {
+	for _, i := range list {
+		if i.ID == v.self {
+			continue
+		}
+		_, ghost := v.ghosts[i.ID]
+		anew := slices.ContainsFunc(v.raw, func(o registry.Instance) bool { return o.ID == i.ID && !o.Started.Equal(i.Started) })
+		if _, known := slices.BinarySearch(v.ids, i.ID); known && (ghost || anew) {
+			delete(v.absent, i.ID)
+			back = append(back, i.ID)
+		}
+	}
+	return back
 }
 
 // doubt says that something happened then after which the registry's list may not be complete for a while.

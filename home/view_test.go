@@ -184,3 +184,31 @@ func TestAmong(t *testing.T) {
 		t.Error("alone")
 	}
 }
+
+// Who stops and is back before we believed that it had gone, or without our noticing, is a home again at once: what could not be
+// reached was its earlier self.
+func TestStartedAnew(t *testing.T) {
+	for name, missing := range map[string]bool{"missing for a moment": true, "not seen to be missing": false} {
+		t.Run(name, func(t *testing.T) {
+			v := newView("me", false, nil)
+			v.update(instances("a", "me", "z"), start)
+			v.miss("a")
+			v.has(t, "me", "z")
+			if missing {
+				v.update(instances("me", "z"), after(time.Second))
+				v.has(t, "me", "z")
+			}
+			list := instances("a", "me", "z")
+			list[0].Started = after(2 * time.Second)
+			came, changed, _ := v.update(list, after(3*time.Second))
+			if v.has(t, "a", "me", "z"); !changed || !slices.Equal(came, []string{"a"}) {
+				t.Errorf("changed %v, came %v", changed, came)
+			}
+			v.miss("a")
+			if _, changed, _ = v.update(list, after(4*time.Second)); changed {
+				t.Error("it is started anew once only")
+			}
+			v.has(t, "me", "z")
+		})
+	}
+}

@@ -18,9 +18,11 @@ func (a Anomaly) String() string { return fmt.Sprintf("%s: %s %v", a.Rule, a.Tex
 
 // Limits is what a run may do.
 type Limits struct {
-	Window int           // messages per partition that an unclean fault may bring again though they were acked (C8)
-	Slack  time.Duration // what clocks, queues and a busy machine may add to a lease (C16); default 2 s
-	Stall  time.Duration // the longest time without progress (C17); default 30 s
+	Ends     time.Duration // so long before it is noted a stream may have ended: the gateway ends it, and its client reads that later (C16)
+	AutoOnce bool          // with ack=auto too nothing comes twice (C8): nothing was killed or cut, and no client left with something on its way
+	Window   int           // messages per partition that an unclean fault may bring again though they were acked (C8)
+	Slack    time.Duration // what clocks, queues and a busy machine may add to a lease (C16); default 2 s
+	Stall    time.Duration // the longest time without progress (C17); default 30 s
 }
 
 // Report is what Check found.

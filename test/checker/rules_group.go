@@ -10,11 +10,25 @@ func (c *check) group(g *group) {
 	c.lost(g)
 	c.receipts(g)
 	c.assignments(g)
-	if g.spec.Explicit {
+	switch {
+	case g.spec.Explicit:
 		c.acked(g)
 		c.skipped(g)
 		c.split(g)
 		c.attempts(g)
+	case c.limits.AutoOnce:
+		c.twice(g)
+	}
+}
+
+// twice finds messages that come again to a group with ack=auto (C8): the gateway acked them when it had written them.
+func (c *check) twice(g *group) {
+	for at, list := range g.byPlace {
+		for i := 1; i < len(list); i++ {
+			if !between(g.seeks, list[i-1].n, list[i].n) {
+				c.found("C8", []int{list[i-1].n, list[i].n}, "%s came to %s, which has ack=auto, and came again", c.idAt(g, at), g.name)
+			}
+		}
 	}
 }
 
@@ -309,7 +323,9 @@ func (c *check) split(g *group) {
 			}
 			switch {
 			case a.open == b.open, b.at-a.at >= g.spec.Lease-c.limits.Slack:
-			case over && closed < b.n, between(g.seeks, a.open, b.n), c.excuses(a, b):
+			case over && c.records[closed-1].At < b.at+c.limits.Ends:
+			case over && closed < b.n:
+			case between(g.seeks, a.open, b.n), c.excuses(a, b):
 			case between(free[whose(a.place())], since, b.n):
 			case b.open < a.n && b.Attempt < a.Attempt: // given to b before a, and read late
 			default:
