@@ -136,3 +136,54 @@ func TestVerbsWhileTheGroupMoves(t *testing.T) {
 		})
 	}
 }
+
+// A partition that goes to another member while its clients stay: where clients go on at other gateways they hold on to what
+// they have, also when it comes back.
+func TestLostPartitionsKeepTheirLeases(t *testing.T) {
+	for _, mode := range []Mode{Fifo, Queue} {
+		t.Run(string(mode), func(t *testing.T) {
+			inWorld(t, 2, func(t *testing.T, w world) {
+				cfg := w.config(Limits{}, Policy{})
+				cfg.Roams = true
+				one, two := NewHub(cfg), w.hub(Limits{})
+				defer w.close(one)
+				w.publish(0, 0, 2)
+				w.publish(1, 0, 2)
+				ask := explicit(100)
+				ask.Mode = mode
+				s := w.plain(one, ask)
+				got := w.want(s, 4, 0, 1, 0, 1)
+				other := w.plain(two, ask)
+				w.nothing(other, 10*time.Second)
+				lost := slices.IndexFunc(got, func(d Delivery) bool {
+					info, _ := two.Info(key)
+					return len(info.Partitions) == 1 && info.Partitions[0].Partition == d.Partition
+				})
+				if lost < 0 {
+					t.Fatal("no partition went to the other")
+				}
+				w.settled(two.Settle(t.Context(), key, Verb{Ref: got[lost].Ref}), nil)
+				if n := len(s.(Holder).Held()); n != 4 {
+					t.Errorf("it holds %d", n)
+				}
+				other.Close()
+				w.close(two)
+				w.pass(time.Second)
+				fresh := w.plain(one, ask)
+				w.nothing(fresh, 5*time.Second)
+				s.Close()
+				var again []Delivery
+				for len(again) < 3 {
+					ds, err := w.get(fresh, 10, time.Second)
+					if err != nil {
+						t.Fatalf("after %d of 3: %v", len(again), err)
+					}
+					again = append(again, ds...)
+				}
+				if slices.ContainsFunc(again, func(d Delivery) bool { return d.Partition == got[lost].Partition && d.Offset == got[lost].Offset }) {
+					t.Error("what was acked comes again")
+				}
+			})
+		})
+	}
+}

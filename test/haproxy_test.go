@@ -49,10 +49,10 @@ func TestRollingRestartBehindHAProxy(t *testing.T) {
 		}
 	}
 	st.watch(200 * time.Millisecond)
-	st.producers(4, 20*time.Millisecond)
+	st.producers(3, 50*time.Millisecond)
 	for range rounds {
 		for i, id := range ids {
-			st.waitProduced(50)
+			st.waitProduced(30)
 			heal := st.fault("restart of "+id, "nobody", false)
 			all[i].stop()
 			all[i] = f.startAt(id, addrs[i])
@@ -61,7 +61,7 @@ func TestRollingRestartBehindHAProxy(t *testing.T) {
 			heal()
 		}
 	}
-	st.waitProduced(50)
+	st.waitProduced(30)
 	st.calm()
 	st.drain()
 	r := st.judge(checker.Limits{AutoOnce: true, Ends: 2 * time.Second}, all...)
