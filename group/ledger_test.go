@@ -359,3 +359,16 @@ func TestWindowUsesItsArrayAgain(t *testing.T) {
 }
 
 func (l *ledger) settleOne(v Verb, now time.Time) error { return l.settle([]Verb{v}, now, nil)[0] }
+
+// A lease that came with the position is not extended by a receipt of an earlier delivery, whose hold ended uncleanly.
+func TestExtendOfAnEarlierHold(t *testing.T) {
+	l := fifoLedger()
+	b := beyond{hold: 5, held: []carried{{offset: 0, attempt: 2, state: stateLeased, remaining: time.Minute}}}
+	l.gain(false, store.Position{Beyond: b.encode(0)}, 7, t0)
+	l.add(false, messages(0, 0, 1), t0)
+	for attempt, want := range map[uint32]error{1: errs.Fenced, 2: nil} {
+		if err := l.settleOne(Verb{Ref: Ref{Attempt: attempt, Hold: 5 - 2*(2-attempt)}, Op: Extend}, t0); !errors.Is(err, want) {
+			t.Errorf("attempt %d: %v, want %v", attempt, err, want)
+		}
+	}
+}

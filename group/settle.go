@@ -147,7 +147,7 @@ func (l *ledger) extend(w *window, e *entry, v *Verb, now time.Duration) error {
 	switch {
 	case l.begun && !w.shared && w.out(e, v.Ref):
 		w.deadline = now + leaseOf(v, w.lease)
-	case e != nil && e.state == leased:
+	case e != nil && w.shared && e.state == leased:
 		usual := e.client.lease
 		if e.client == l.orphan {
 			usual = max(e.line.span, orphanLease)
