@@ -101,7 +101,7 @@ func (c *patrons) read(r *bufio.Reader, kind string) (closed, ok bool) {
 
 // raw sends requests over connections of its own; one at a time, or several without waiting. A connection that an answer
 // closes is done with, and what was sent behind that request over it was not taken.
-func (c *patrons) raw(ctx context.Context, kind string, fresh bool, depth int, write func(w io.Writer, value string) error) {
+func (c *patrons) raw(ctx context.Context, kind string, fresh bool, depth int, write sender) {
 	for ctx.Err() == nil {
 		conn, err := c.dial(context.WithoutCancel(ctx))
 		if err != nil {
@@ -113,7 +113,7 @@ func (c *patrons) raw(ctx context.Context, kind string, fresh bool, depth int, w
 	}
 }
 
-func (c *patrons) over(ctx context.Context, conn net.Conn, kind string, fresh bool, depth int, write func(w io.Writer, value string) error) {
+func (c *patrons) over(ctx context.Context, conn net.Conn, kind string, fresh bool, depth int, write sender) {
 	r := bufio.NewReader(conn)
 	for ctx.Err() == nil {
 		_ = conn.SetDeadline(time.Now().Add(patience))
@@ -150,6 +150,9 @@ func (c *patrons) over(ctx context.Context, conn net.Conn, kind string, fresh bo
 	}
 }
 
+// sender writes the request that publishes a value.
+type sender func(w io.Writer, value string) error
+
 func (c *patrons) plain(w io.Writer, value string) error {
 	_, err := fmt.Fprintf(w, "%sContent-Length: %d\r\n\r\n%s", c.head(""), len(value), value)
 	return err
@@ -161,7 +164,7 @@ func (c *patrons) chunked(w io.Writer, value string) error {
 }
 
 // long takes its time over a body, longer than a swap.
-func (c *patrons) long(ctx context.Context) func(w io.Writer, value string) error {
+func (c *patrons) long(ctx context.Context) sender {
 	return func(w io.Writer, value string) error {
 		_, err := fmt.Fprintf(w, "%sContent-Length: %d\r\n\r\n", c.head(""), len(value))
 		for i := range value {
