@@ -64,7 +64,7 @@ func TestBadNextVersionChangesNothing(t *testing.T) {
 			data := t.TempDir()
 			file := write(t, "partitions: 1\n")
 			l := launchLine(t, "--data", data, "--config", file, "--drain-grace", "500ms")
-			c := &patrons{t: t, base: l.pub, addr: strings.TrimPrefix(l.pub, "http://"), app: appOf(t), check: true, stored: map[string]bool{}}
+			c := &patrons{t: t, base: l.pub, addr: strings.TrimPrefix(l.pub, "http://"), app: appOf(t), stored: map[string]bool{}}
 			ctx, end := context.WithCancel(t.Context())
 			defer end()
 			var wg, reading sync.WaitGroup

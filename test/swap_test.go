@@ -56,7 +56,7 @@ func TestSwapFailsNoRequest(t *testing.T) {
 func swapUnderLoad(t *testing.T, secure *tls.Config, flags ...string) {
 	n, long := swaps()
 	l := launchLine(t, append(flags, "--id", "gw1", "--log-level", "info")...)
-	c := &patrons{t: t, base: l.pub, addr: strings.TrimPrefix(l.pub, "http://"), app: appOf(t), tls: secure, check: !long, stored: map[string]bool{}}
+	c := &patrons{t: t, base: l.pub, addr: strings.TrimPrefix(l.pub, "http://"), app: appOf(t), tls: secure, stored: map[string]bool{}}
 	if secure != nil {
 		c.base = "https://" + c.addr
 	}
@@ -66,11 +66,9 @@ func swapUnderLoad(t *testing.T, secure *tls.Config, flags ...string) {
 	c.publishing(ctx, &publishers, long)
 	reading, enough := context.WithCancel(t.Context())
 	defer enough()
-	if c.check {
-		for name, read := range map[string]func(context.Context, *audience){"events": c.events, "poll": c.poll, "socket": c.socket} {
-			g := c.group(name)
-			subscribers.Go(func() { read(reading, g) })
-		}
+	for name, read := range map[string]func(context.Context, *audience){"events": c.events, "poll": c.poll, "socket": c.socket} {
+		g := c.group(name)
+		subscribers.Go(func() { read(reading, g) })
 	}
 	waitFor(t, "load", func() bool { return c.served.Load() > 200 })
 	for i := range n {
@@ -128,7 +126,7 @@ func (c *patrons) publishing(ctx context.Context, wg *sync.WaitGroup, many bool)
 // verify compares what came with what was stored, once all of it has come.
 func (c *patrons) verify(enough func()) {
 	for _, g := range c.groups {
-		waitFor(c.t, "group "+g.name+" to have everything", func() bool { return g.count() >= len(c.stored) })
+		waitAgain(c.t, "group "+g.name+" to have everything", func() bool { return g.count() >= len(c.stored) })
 	}
 	enough()
 	for _, g := range c.groups {

@@ -18,14 +18,20 @@ type line struct {
 	binary string // what is started next; a path of this test's own
 }
 
-// launchLine starts the first. The binary is a copy that a test may replace.
+// launchLine starts the first. The binary is a copy that a test may replace. What has no dash before an = is for the
+// environment.
 func launchLine(t *testing.T, flags ...string) *line {
 	t.Helper()
+	var environ []string
+	for len(flags) > 0 && flags[0][0] != '-' {
+		environ, flags = append(environ, flags[0]), flags[1:]
+	}
 	l := &line{binary: filepath.Join(t.TempDir(), "kateway")}
 	l.install(t, binary)
 	args := []string{"serve", "--pub", "127.0.0.1:0", "--man", "127.0.0.1:0", "--log-format", "json"}
 	g := &gateway{t: t, cmd: exec.Command(l.binary, append(args, flags...)...), log: newLogTail(), exited: make(chan struct{})}
 	g.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KATEWAY_") })
+	g.cmd.Env = append(g.cmd.Env, environ...)
 	l.gateway = g
 	r, w, err := os.Pipe() // a file, which later processes may have too when the first is gone
 	if err != nil {

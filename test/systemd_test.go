@@ -96,3 +96,63 @@ func TestUnderSystemd(t *testing.T) {
 		t.Errorf("while nobody served: %v", err)
 	}
 }
+
+// Under systemd a swap is a reload: it is told when that begins, which process is the main one then, and that it is over; the
+// watchdog is told by whoever is the main process.
+func TestSwapUnderSystemd(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "notify")
+	told, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { told.Close() })
+	l := launchLine(t, "NOTIFY_SOCKET="+name, "WATCHDOG_USEC=400000", "--data", t.TempDir(), "--drain-grace", "0s")
+	watched := 0
+	// expect passes over the watchdog's.
+	expect := func(begins string) string {
+		t.Helper()
+		b := make([]byte, 1024)
+		for {
+			_ = told.SetReadDeadline(time.Now().Add(patience))
+			n, err := told.Read(b)
+			switch {
+			case err == nil && string(b[:n]) == "WATCHDOG=1":
+				watched++
+			case err != nil || !strings.HasPrefix(string(b[:n]), begins):
+				t.Fatalf("systemd was told %q, %v; want %s", b[:n], err, begins)
+			default:
+				return string(b[:n])
+			}
+		}
+	}
+	watch := func() {
+		t.Helper()
+		b := make([]byte, 1024)
+		for until := watched + 3; watched < until; watched++ {
+			_ = told.SetReadDeadline(time.Now().Add(patience))
+			if n, err := told.Read(b); err != nil || string(b[:n]) != "WATCHDOG=1" {
+				t.Fatalf("systemd was told %q, %v; want the watchdog's", b[:n], err)
+			}
+		}
+	}
+	expect("READY=1")
+	watch()
+	l.swap(t)
+	if s := expect("RELOADING=1\n"); !strings.Contains(s, "MONOTONIC_USEC=") {
+		t.Errorf("it was told %q", s)
+	}
+	if s := expect("MAINPID="); s != fmt.Sprintf("MAINPID=%d\nREADY=1\nSTATUS=serving", l.pid()) {
+		t.Errorf("it was told %q, and %d serves", s, l.pid())
+	}
+	gone(t, l.cmd.Process.Pid)
+	watch() // now by the new one
+	l.install(t, script(t, "exit 1"))
+	l.fails(t)
+	expect("RELOADING=1\n")
+	if s := expect("READY=1\n"); !strings.Contains(s, "exit status 1") {
+		t.Errorf("it was told %q", s)
+	}
+	l.signal(syscall.SIGTERM)
+	expect("STOPPING=1")
+}
