@@ -224,6 +224,9 @@ func (g *Gateway) openOwned(ctx context.Context) (err error) {
 	if g.first == nil {
 		g.first, err = openStore(ctx, &g.cfg, g.log)
 	}
+	if g.deps.Predecessor == nil {
+		g.warm(ctx)
+	}
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/kateway/kateway/internal/errs"
@@ -43,6 +44,39 @@ func openStore(ctx context.Context, c *Config, log *slog.Logger) (store.Store, e
 
 // storeDir is where the embedded store is.
 func storeDir(c *Config) string { return filepath.Join(c.Data, "store") }
+
+// warmTime is how long getting ready may hold up a start.
+const warmTime = 2 * time.Second
+
+// maxWarmed is how many topics a start asks for.
+const maxWarmed = 1000
+
+// warm gets the store ready for the first publishes, before anybody can make them.
+func (g *Gateway) warm(ctx context.Context) {
+	w, ok := g.first.(interface {
+		Warm(ctx context.Context, topics ...string) error
+	})
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, warmTime)
+	defer cancel()
+	var topics []string
+	if g.cluster != nil {
+		select {
+		case <-g.cluster.meta.Loaded():
+		case <-ctx.Done():
+		}
+		for _, r := range g.cluster.meta.Snapshot().List(meta.KindTopic, "", maxWarmed) {
+			if t, ok := r.(*meta.TopicRecord); ok && !strings.Contains(t.Place(), ":") {
+				topics = append(topics, t.Place())
+			}
+		}
+	}
+	if err := w.Warm(ctx, topics...); err != nil {
+		g.log.Warn("not everything is ready for the first publishes; they may be slower", "error", err)
+	}
+}
 
 func openKafka(ctx context.Context, c *Config, log *slog.Logger) (store.Store, error) {
 	patience := kafkaPatience

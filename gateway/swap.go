@@ -130,7 +130,7 @@ func (g *Gateway) giveUp(s succession) error {
 	defer func() { _ = bounded(limit, "access log", g.access.close) }()
 	g.letGo(limit)
 	g.shutdown(limit)
-	return nil
+	return bounded(limit, "access log", g.access.close)
 }
 
 // alone reports whether nobody can publish beside us: the store has one owner.
@@ -225,6 +225,7 @@ func (g *Gateway) succeed(ctx context.Context) error {
 	if g.cluster != nil {
 		g.cluster.loaded(ctx)
 	}
+	g.warm(ctx)
 	if err := p.Prepared(); err != nil {
 		return fmt.Errorf("the process to take over from: %w", err)
 	}
