@@ -41,11 +41,13 @@ type cluster struct {
 	pool     *peer.Pool
 	live     atomic.Pointer[[]registry.Instance]
 	anew     atomic.Pointer[time.Time] // when ZooKeeper was last reached again
+	first    sync.Once
+	known    chan struct{} // closed when there is a list of gateways
 }
 
 // openCluster opens what needs no waiting; run does the rest.
 func openCluster(g *Gateway) (*cluster, error) {
-	c := &cluster{log: g.log}
+	c := &cluster{log: g.log, known: make(chan struct{})}
 	c.live.Store(&[]registry.Instance{})
 	keep := ""
 	if g.cfg.ZK == "" {
@@ -136,13 +138,14 @@ func (c *cluster) watchSession(ctx context.Context) {
 	}
 }
 
-// join lists this gateway among the others and tells follow of them, until ctx ends; then it is off the list.
-func (c *cluster) join(ctx context.Context, wg *sync.WaitGroup, self func() registry.Instance, follow func([]registry.Instance)) {
+// join lists this gateway among the others once ready says so, and tells follow of them, until ctx ends; then it is off the
+// list.
+func (c *cluster) join(ctx context.Context, wg *sync.WaitGroup, ready func(context.Context) bool, self func() registry.Instance, follow func([]registry.Instance)) {
 	if c.session != nil {
 		wg.Go(func() { c.watchSession(ctx) })
 	}
 	wg.Go(func() {
-		for ctx.Err() == nil {
+		for ready(ctx) && ctx.Err() == nil {
 			err := c.registry.Announce(ctx, self)
 			if err != nil && ctx.Err() == nil {
 				c.log.Error("can't be listed among the gateways; trying again", "id", self().ID, "error", err)
@@ -157,8 +160,19 @@ func (c *cluster) join(ctx context.Context, wg *sync.WaitGroup, self func() regi
 				c.pool.Update(list)
 			}
 			follow(list)
+			c.first.Do(func() { close(c.known) })
 		}
 	})
+}
+
+// listKnown waits a moment for the first list of gateways. Until it is known every group looks like one of ours.
+func (c *cluster) listKnown(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	select {
+	case <-c.known:
+	case <-ctx.Done():
+	}
 }
 
 // gateways are those that live.

@@ -418,11 +418,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	listed, unlist := context.WithCancelCause(g.background)
 	defer unlist(nil)
 	var listing sync.WaitGroup
-	listing.Go(func() {
-		if g.awaitGroups(listed) {
-			g.cluster.join(listed, &listing, g.self, g.engine.router.Update)
-		}
-	})
+	g.cluster.join(listed, &listing, g.awaitGroups, g.self, g.engine.router.Update)
+	if g.deps.Successor {
+		g.cluster.listKnown(ctx)
+	}
 	g.duties(g.background, &g.work)
 	g.work.Go(func() { g.health.run(g.background) })
 	g.serve()

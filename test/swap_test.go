@@ -98,7 +98,11 @@ func waitAgain(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(20 * patience); !holds(); <-tick.C {
+	limit := 3 * patience
+	if _, long := swaps(); long {
+		limit = 20 * patience
+	}
+	for deadline := time.Now().Add(limit); !holds(); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}
