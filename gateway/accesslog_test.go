@@ -48,7 +48,7 @@ func TestAccessLog(t *testing.T) {
 			t.Errorf("%s: a control character", format)
 		}
 		if format == "combined" {
-			if !regexp.MustCompile(`^127\.0\.0\.1 - - \[[^]]+\] "POST /v1/msgs/t/v1 HTTP/1\.1" 201 \d+ "-" "a\\"b\\\\c`).MatchString(lines[0]) {
+			if !regexp.MustCompile(`^127\.0\.0\.1 - shop \[[^]]+\] "POST /v1/msgs/t/v1 HTTP/1\.1" 201 \d+ "-" "a\\"b\\\\c`).MatchString(lines[0]) {
 				t.Error(lines[0])
 			}
 			continue

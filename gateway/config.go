@@ -48,7 +48,7 @@ type Config struct {
 	PeerTLSKey  string `name:"peer-tls-key" placeholder:"FILE" help:"Its private key in PEM."`
 	PeerTLSCA   string `name:"peer-tls-ca" placeholder:"FILE" help:"The authority, in PEM, that every gateway's certificate must come from."`
 
-	Plugins []string `placeholder:"NAME" help:"The plugin chain in order, comma separated. There is auth: apps show keys; without it the gateway is in open mode."`
+	Plugins []string `default:"guard" placeholder:"NAME" help:"The plugin chain in order, comma separated; none for none. There are auth (apps show keys; without it the gateway is in open mode), quota, guard (holds off overload and bad clients), schema, callout, audit (default: ${default})."`
 	// PluginOptions are the options of plugins by their names, in the file only; OwnPlugins those that the gateway's own main brings.
 	PluginOptions map[string]plugins.Options `kong:"-"`
 	OwnPlugins    plugins.Table              `kong:"-"`
@@ -84,6 +84,7 @@ type Config struct {
 	MaxHeaderFields   int           `default:"64" placeholder:"N" help:"Most header fields of a request (default: ${default})."`
 	ReadHeaderTimeout time.Duration `default:"10s" placeholder:"TIME" help:"How long a client may take over request line and header (default: ${default})."`
 	ReadBodyTimeout   time.Duration `default:"1m" placeholder:"TIME" help:"How long a client may take over a request's body (default: ${default})."`
+	MinBodyRate       Size          `default:"1KiB" placeholder:"SIZE" help:"Bytes a second that a body must come with, after its first 10 s; 0 is any (default: ${default})."`
 	IdleTimeout       time.Duration `default:"2m" placeholder:"TIME" help:"How long a connection may stay without a request (default: ${default})."`
 
 	DrainDelay time.Duration `default:"1s" placeholder:"TIME" help:"At a stop: how long new connections are still taken while /ready says no (default: ${default})."`
@@ -120,7 +121,7 @@ func (c *Config) StoreKind() string {
 // Open reports whether this is open mode: nobody is asked who he is.
 func (c *Config) Open() bool {
 	table := c.kinds()
-	return !slices.ContainsFunc(c.Plugins, func(name string) bool { return table[name].Identifies })
+	return !slices.ContainsFunc(c.chain(), func(name string) bool { return table[name].Identifies })
 }
 
 // Fault is one thing that is wrong with one option.
@@ -294,6 +295,7 @@ func (c *Config) checkLimits(f *faults) {
 		{"spool-max-bytes", int64(c.SpoolMaxBytes), 1 << 20, 1 << 50},
 		{"max-header", int64(c.MaxHeader), 1 << 10, 1 << 20},
 		{"max-header-fields", int64(c.MaxHeaderFields), 8, 10_000},
+		{"min-body-rate", int64(c.MinBodyRate), 0, 1 << 30},
 		{"max-connections", c.MaxConnections, 0, 1 << 40},
 		{"max-connections-per-address", c.MaxConnectionsPerAddress, 0, 1 << 40},
 	} {

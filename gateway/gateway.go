@@ -309,7 +309,7 @@ func (g *Gateway) serveOn(listeners []net.Listener) {
 	g.health = &health{parts: g.parts(), log: g.log, drain: g.draining.Load}
 	served := g.served()
 	for i, e := range g.cfg.endpoints() {
-		t := newTable(newRules(&g.cfg, e.roles, g.proxies), g.wrapper(m, e.roles[0]))
+		t := newTable(newRules(&g.cfg, e.roles, g.proxies).watched(g.chain.watchers), g.wrapper(m, e.roles[0]))
 		common := append(g.health.routes(e.roles, served), openAPIRoute())
 		if slices.Contains(e.roles, Pub) || slices.Contains(e.roles, Sub) {
 			common = append(common, g.tokenRoute())
@@ -485,7 +485,7 @@ func (g *Gateway) notify(state string) {
 
 // announce tells what runs where.
 func (g *Gateway) announce() {
-	g.log.Info("kateway serves", "version", g.deps.Version, "id", g.cfg.ID, "store", g.cfg.StoreKind(), "data", g.cfg.Data, "open_mode", g.cfg.Open(), "plugins", g.cfg.Plugins, "zookeeper", g.cfg.ZK)
+	g.log.Info("kateway serves", "version", g.deps.Version, "id", g.cfg.ID, "store", g.cfg.StoreKind(), "data", g.cfg.Data, "open_mode", g.cfg.Open(), "plugins", g.cfg.chain(), "zookeeper", g.cfg.ZK)
 	for _, s := range g.servers {
 		g.log.Info("listening", "roles", join(s.roles), "address", s.ln.Addr().String(), "tls", g.certs != nil)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/kateway/kateway/plugins/audit"
 	"github.com/kateway/kateway/plugins/auth"
 	"github.com/kateway/kateway/plugins/callout"
+	"github.com/kateway/kateway/plugins/guard"
 	"github.com/kateway/kateway/plugins/quota"
 	"github.com/kateway/kateway/plugins/schema"
 )
@@ -29,6 +30,7 @@ func (c *Config) kinds() plugins.Table {
 		"audit":   audit.Kind(),
 		"auth":    auth.Kind(),
 		"callout": callout.Kind(),
+		"guard":   guard.Kind(guard.Sizes{Message: int64(c.MaxMessage), Batch: int64(c.MaxBatch)}),
 		"schema":  schema.Kind(),
 		"quota":   quota.Kind(),
 	}
@@ -36,12 +38,20 @@ func (c *Config) kinds() plugins.Table {
 	return table
 }
 
+// chain are the plugins by their names, in order.
+func (c *Config) chain() []string {
+	if len(c.Plugins) == 1 && c.Plugins[0] == "none" {
+		return nil
+	}
+	return c.Plugins
+}
+
 // checkPlugins looks at the chain, and at the options of every plugin that has some: one that is switched off by a flag keeps
 // its options in the file.
 func (c *Config) checkPlugins(f *faults) {
 	table := c.kinds()
 	known := strings.Join(slices.Sorted(maps.Keys(table)), ", ")
-	for i, name := range c.Plugins {
+	for i, name := range c.chain() {
 		_, found := table[name]
 		f.unless(found, "plugins", "there is no plugin %q; there is %s", name, known)
 		f.unless(!slices.Contains(c.Plugins[:i], name), "plugins", "%s is named twice", name)
@@ -63,11 +73,12 @@ func (c *Config) checkPlugins(f *faults) {
 
 // chain is what every request of the data roles passes.
 type chain struct {
-	gate    *plugins.Gate // nil without plugins
-	plugins map[string]plugins.Plugin
-	minter  plugins.Minter // nil where none makes tokens
-	stop    context.CancelFunc
-	running sync.WaitGroup
+	gate     *plugins.Gate // nil without plugins
+	plugins  map[string]plugins.Plugin
+	minter   plugins.Minter // nil where none makes tokens
+	watchers []plugins.Watcher
+	stop     context.CancelFunc
+	running  sync.WaitGroup
 }
 
 // openChain makes the plugins of the configuration, in its order.
@@ -75,7 +86,7 @@ func openChain(ctx context.Context, g *Gateway, secret []byte) (*chain, error) {
 	c := &chain{plugins: map[string]plugins.Plugin{}, stop: func() {}}
 	table := g.cfg.kinds()
 	var list []plugins.Link
-	for _, name := range g.cfg.Plugins {
+	for _, name := range g.cfg.chain() {
 		build, err := table[name].Read(g.cfg.PluginOptions[name])
 		if err != nil { // Validate has read them
 			return nil, fmt.Errorf("plugin %s: %w", name, err)
@@ -95,6 +106,9 @@ func openChain(ctx context.Context, g *Gateway, secret []byte) (*chain, error) {
 	for _, l := range list {
 		if m, ok := l.Plugin.(plugins.Minter); ok {
 			c.minter = m
+		}
+		if w, ok := l.Plugin.(plugins.Watcher); ok {
+			c.watchers = append(c.watchers, w)
 		}
 	}
 	return c, nil

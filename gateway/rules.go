@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -16,6 +15,7 @@ import (
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/httpx"
 	"github.com/kateway/kateway/internal/online"
+	"github.com/kateway/kateway/plugins"
 )
 
 // rules are what every request must keep, whatever it asks for: the limits on its head, and that no web page of another
@@ -24,10 +24,12 @@ type rules struct {
 	maxFields int
 	maxHeader int
 	bodyTime  time.Duration
+	minRate   int64    // of bodies, bytes a second; 0: none
 	anyHost   bool     // do not look at Host
 	hosts     []string // lower case, besides loopback
 	origins   []string // lower case, whose pages are welcome
 	proxies   *edge.Proxies
+	watchers  []plugins.Watcher
 	https     string // of whom it is asked: off, outer or always
 	hsts      bool   // what is served over HTTPS here is for browsers too, and they are to come back by nothing else
 
@@ -38,7 +40,7 @@ type rules struct {
 // a web page, so that Host is not looked at.
 func newRules(c *Config, served []Role, proxies *edge.Proxies) *rules {
 	r := &rules{
-		maxFields: c.MaxHeaderFields, maxHeader: int(c.MaxHeader), bodyTime: c.ReadBodyTimeout,
+		maxFields: c.MaxHeaderFields, maxHeader: int(c.MaxHeader), bodyTime: c.ReadBodyTimeout, minRate: int64(c.MinBodyRate),
 		anyHost: c.Insecure || !c.Open() || served[0] == Peer, hsts: c.TLSCert != "" && slices.Contains(served, Man),
 		proxies: proxies, https: c.RequireHTTPS,
 	}
@@ -86,7 +88,7 @@ func isOuter(a netip.Addr) bool {
 
 // guard puts the rules before a handler.
 func (r *rules) guard(h httpx.Handler, anyOrigin bool) httpx.Handler {
-	return func(w http.ResponseWriter, req *http.Request) error {
+	ruled := func(w http.ResponseWriter, req *http.Request) error {
 		if r.hsts {
 			w.Header()["Strict-Transport-Security"] = []string{"max-age=31536000"}
 		}
@@ -94,13 +96,16 @@ func (r *rules) guard(h httpx.Handler, anyOrigin bool) httpx.Handler {
 			return err
 		}
 		if req.ContentLength != 0 {
-			// A read that comes later fails. It is not http.Server's ReadTimeout, since that ends streams too.
-			if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(r.bodyTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-				return fmt.Errorf("setting the body's deadline: %w", err)
+			if err := r.pace(w, req); err != nil {
+				return err
 			}
 		}
 		return h(w, req)
 	}
+	if anyOrigin { // who asks for our health is never refused
+		return ruled
+	}
+	return r.watch(ruled)
 }
 
 func (r *rules) check(w http.ResponseWriter, req *http.Request, anyOrigin bool) error {

@@ -25,7 +25,7 @@ type table struct {
 // newTable makes an empty table whose requests all pass the rules. wrap makes an endpoint for a route.
 func newTable(rules *rules, wrap wrapper) *table {
 	t := &table{router: httprouter.New(), rules: rules}
-	t.other = wrap("none", t.unmatched)
+	t.other = wrap("none", rules.watch(t.unmatched))
 	return t
 }
 

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/kateway/kateway/store"
@@ -46,8 +47,16 @@ type Call struct {
 	Messages int
 	Bytes    int64
 
+	Load Load // what the plugin guard has for it; nobody else's business
+
 	request *http.Request               // see Gate
 	work    func(r *http.Request) error // nil once it has begun
+}
+
+// Load is what a call takes of what is bounded.
+type Load struct {
+	Bytes int64 // of memory for the body
+	Turn  bool  // among those that are in work
 }
 
 // Handler does what is asked, or passes it on.
@@ -56,6 +65,17 @@ type Handler func(ctx context.Context, c *Call) error
 // Plugin is a link of the chain. Wrap is called once, before the first request; what it returns may be called concurrently.
 type Plugin interface {
 	Wrap(next Handler) Handler
+}
+
+// Watcher is a Plugin that sees from where requests come, of every role and also those that no route serves, and what
+// becomes of them. Loopback addresses and those of trusted proxies it does not see, nor requests about health. Its methods
+// may be called concurrently and never wait.
+type Watcher interface {
+	Plugin
+	// Arrives answers how long the address is to stay away; 0: its request is welcome. IPv6 addresses stand for their /64.
+	Arrives(addr netip.Addr) time.Duration
+	// Ended says what became of a request that was welcome; nil: it was served.
+	Ended(addr netip.Addr, err error)
 }
 
 // Admitter is a Plugin that decides on messages of a publish by their number and size. On a WebSocket it is asked again and
