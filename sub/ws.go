@@ -47,28 +47,45 @@ func (w *socketWish) format(q httpx.Query, base64 bool) error {
 	return err
 }
 
-// serve makes a WebSocket of the request and serves it until its end: of a place, so many messages at once, and in all up to
-// limit, where there is one.
+// serve makes a WebSocket of the request and serves it: of a place, so many messages at once, and in all up to limit, where
+// there is one. The feed belongs to it. Where there are plugins it returns at the end, since their chain is around it; where
+// there are none at once: then what is kept of the request is nothing but the socket.
 func (w *socketWish) serve(h *Handler, rw http.ResponseWriter, r *http.Request, f feed, p *place, most int, limit int64) error {
 	rw.Header()["Cache-Control"] = []string{"no-store"}
 	conn, err := w.handshake.Accept(rw, r, ws.Config{Limit: socketLimit, Buffer: socketBuffer, Sockets: &h.sockets})
 	if err != nil {
+		f.close()
 		return err
 	}
 	s := &socket{
 		h: h, topic: p.topic, conn: conn, feed: f, most: most, left: limit, endless: limit == 0,
-		count: h.metrics.messages.of(p.topic),
+		count: h.metrics.messages.of(p.topic), use: p.use(r.Context(), online.WS),
 	}
 	h.metrics.sockets.Inc()
-	defer h.metrics.sockets.Dec()
-	s.use = p.use(r.Context(), online.WS)
-	defer s.use.Done()
-	s.ctx = r.Context()
-	return conn.Serve(r.Context(), s.read, s.write)
+	if h.gate != nil {
+		defer s.close()
+		s.ctx = r.Context()
+		return conn.Serve(s.ctx, s.read, s.write)
+	}
+	s.ctx = context.Background()
+	id := httpx.RequestID(r.Context())
+	conn.Go(s.ctx, s.read, s.write, func(err error) {
+		s.close()
+		if err != nil {
+			h.log.Error("a WebSocket has failed", "request_id", id, "topic", s.topic.String(), "error", err)
+		}
+	})
+	return nil
+}
+
+func (s *socket) close() {
+	s.feed.close()
+	s.use.Done()
+	s.h.metrics.sockets.Dec()
 }
 
 // feed is where the messages of a WebSocket come from. One goroutine at a time may call it, but for settle.
-type feed interface {
+type feed interface { //nolint:interfacebloat // a group and a reader differ in these
 	// next waits for messages, gaps or a note until ctx ends, and answers how many messages there are, at most so many. They
 	// stay until the next call. Its errors are those of group.Session.Next.
 	next(ctx context.Context, most int) (gaps []store.Gap, n int, err error)
@@ -82,6 +99,7 @@ type feed interface {
 	written(c *chunk, from, to int, ok bool)
 	// settle does what the client says of messages, and answers one error per verb. Another goroutine may call it, one at a time.
 	settle(ctx context.Context, verbs []receipted) []error
+	close()
 }
 
 // moment is a point in the life of a WebSocket.

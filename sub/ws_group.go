@@ -44,7 +44,6 @@ func (w *groupSocket) do(h *Handler, rw http.ResponseWriter, r *http.Request) er
 	if err != nil {
 		return err
 	}
-	defer feed.close()
 	return w.socketWish.serve(h, rw, r, feed, &w.place, w.most(), w.limit)
 }
 

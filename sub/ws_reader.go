@@ -44,9 +44,7 @@ func (w *readSocket) do(h *Handler, rw http.ResponseWriter, r *http.Request) err
 	if err != nil {
 		return err
 	}
-	defer reader.Close()
 	f := &readFeed{reader: reader, raw: w.raw, base64: w.base64, ticks: w.raw || w.passesOver()}
-	defer f.dropTick()
 	rw.Header()["X-Cursor"] = []string{string(reader.AppendCursor(nil))}
 	return w.serve(h, rw, r, f, &w.place, autoPrefetch, w.limit)
 }
@@ -86,6 +84,11 @@ func (f *readFeed) next(ctx context.Context, most int) ([]store.Gap, int, error)
 		}
 	}
 	return b.Gaps, len(b.Items), err
+}
+
+func (f *readFeed) close() {
+	f.dropTick()
+	f.reader.Close()
 }
 
 func (f *readFeed) dropTick() {

@@ -145,13 +145,31 @@ func (c *Conn) StopReading(in time.Duration) {
 //
 // The error is a fault of ours, for the log: a panic, or what write returned. A client that leaves is none.
 func (c *Conn) Serve(ctx context.Context, read func() error, write func(ctx context.Context) error) error {
-	if c.cfg.Sockets != nil {
-		c.cfg.Sockets.add(c)
-		defer c.cfg.Sockets.remove(c)
-	}
-	defer c.close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	ended := c.begin(read, cancel)
+	defer c.left()
+	return c.finish(httpx.Catch(func() error { return write(ctx) }), ended)
+}
+
+// Go is Serve in goroutines of their own: the handler may return at once, and what net/http and it hold of the request is
+// freed. So ctx must not be the request's. over is called with what Serve would have returned.
+func (c *Conn) Go(ctx context.Context, read func() error, write func(ctx context.Context) error, over func(error)) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := c.begin(read, cancel)
+	go func() { // it does little itself, for the stack that stays under an idle connection to be small
+		wrote := httpx.Catch(func() error { return write(ctx) })
+		cancel()
+		over(c.finish(wrote, ended))
+		c.left()
+	}()
+}
+
+// begin starts the reader, which cancels when it has ended and says why.
+func (c *Conn) begin(read func() error, cancel context.CancelFunc) <-chan error {
+	if c.cfg.Sockets != nil {
+		c.cfg.Sockets.add(c)
+	}
 	c.mu.Lock()
 	c.pinger = time.AfterFunc(pingEvery, c.ping)
 	c.mu.Unlock()
@@ -160,7 +178,19 @@ func (c *Conn) Serve(ctx context.Context, read func() error, write func(ctx cont
 		ended <- httpx.Catch(read)
 		cancel()
 	}()
-	wrote := httpx.Catch(func() error { return write(ctx) })
+	return ended
+}
+
+// left says that all is over.
+func (c *Conn) left() {
+	if c.cfg.Sockets != nil {
+		c.cfg.Sockets.remove(c)
+	}
+}
+
+// finish ends a connection whose writer has ended, waits for its reader, and closes it.
+func (c *Conn) finish(wrote error, ended <-chan error) error {
+	defer c.close()
 	select {
 	case why := <-ended:
 		c.end(why, wrote)

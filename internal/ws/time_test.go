@@ -209,3 +209,41 @@ func TestSocketsDrain(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// With Go the handler returns at once, and the connection is served on; Wait waits until all is over.
+func TestGo(t *testing.T) {
+	var s Sockets
+	returned, over := make(chan struct{}), make(chan error, 1)
+	h := func(w http.ResponseWriter, r *http.Request) error {
+		defer close(returned)
+		hs, err := Ask(r)
+		if err != nil {
+			return err
+		}
+		c, err := hs.Accept(w, r, Config{Limit: 1000, Buffer: 512, Sockets: &s})
+		if err != nil {
+			return err
+		}
+		c.Go(context.Background(), func() error { return echoes(c) }, func(ctx context.Context) error {
+			<-ctx.Done()
+			panic("a fault of ours")
+		}, func(err error) { over <- err })
+		return nil
+	}
+	r := dialRaw(t, serve(t, h).URL)
+	<-returned
+	if got := strings.Join(r.answers(frame(0x81, true, 0, []byte("a"))), ", "); got != "text 1, close 1000" {
+		t.Error(got)
+	}
+	if err := s.Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-over:
+		if !errors.Is(err, errs.Internal) {
+			t.Errorf("%v", err)
+		}
+	default:
+		t.Error("Wait did not wait for the end")
+	}
+}
