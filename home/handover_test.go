@@ -32,7 +32,6 @@ func TestHeldIsTold(t *testing.T) {
 				first.held = held
 				old.Leave()
 				first.come <- batchOr{err: group.ErrMoved}
-				next.hub.keys = nil
 				go func() { _, _ = s.Next(t.Context(), 1) }()
 				pass(time.Second)
 				if got := next.hub.last(t).ask.Held; !slices.Equal(got, held) {
