@@ -186,8 +186,7 @@ func (r *Router) openAt(ctx context.Context, id string, ask *group.Ask) (group.S
 // a connection that broke is tried once more, since the home may be well.
 func (r *Router) next(id string, err error, tried []string) []string {
 	again := "again " + id // no gateway's id: it has a space
-	switch {
-	case errors.Is(err, errLost) && !errors.Is(err, errSilent) && !slices.Contains(tried, again):
+	if errors.Is(err, errLost) && !errors.Is(err, errSilent) && !slices.Contains(tried, again) {
 		return append(tried, again)
 	}
 	r.miss(id)
