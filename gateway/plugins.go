@@ -22,17 +22,19 @@ import (
 	"github.com/kateway/kateway/plugins/guard"
 	"github.com/kateway/kateway/plugins/quota"
 	"github.com/kateway/kateway/plugins/schema"
+	"github.com/kateway/kateway/plugins/transform"
 )
 
 // kinds are the plugins that there are: the gateway's, and those that its main brings.
 func (c *Config) kinds() plugins.Table {
 	table := plugins.Table{
-		"audit":   audit.Kind(),
-		"auth":    auth.Kind(),
-		"callout": callout.Kind(),
-		"guard":   guard.Kind(guard.Sizes{Message: int64(c.MaxMessage), Batch: int64(c.MaxBatch)}),
-		"schema":  schema.Kind(),
-		"quota":   quota.Kind(),
+		"audit":     audit.Kind(),
+		"auth":      auth.Kind(),
+		"callout":   callout.Kind(),
+		"guard":     guard.Kind(guard.Sizes{Message: int64(c.MaxMessage), Batch: int64(c.MaxBatch)}),
+		"schema":    schema.Kind(),
+		"quota":     quota.Kind(),
+		"transform": transform.Kind(),
 	}
 	maps.Copy(table, c.OwnPlugins)
 	return table

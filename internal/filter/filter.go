@@ -4,6 +4,7 @@ package filter
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/ext"
+	"cel.dev/cel-go/interpreter"
 
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
@@ -124,6 +126,26 @@ func (f *Filter) Match(m *store.Message) bool {
 	}
 	out, _, err := f.prog.Eval(&vars{m: m, json: f.json})
 	return err == nil && out == types.True
+}
+
+// Eval is Match for who must not take the one for the other: a message that costs too much to decide on is neither wanted nor
+// unwanted, but an error of kind TooLarge.
+func (f *Filter) Eval(m *store.Message) (bool, error) {
+	if f == nil {
+		return true, nil
+	}
+	if len(f.tags) > 0 && !f.tagged(m) {
+		return false, nil
+	}
+	if f.prog == nil {
+		return true, nil
+	}
+	out, _, err := f.prog.Eval(&vars{m: m, json: f.json})
+	var cut interpreter.EvalCancelledError
+	if errors.As(err, &cut) {
+		return false, fmt.Errorf("the message costs too much to be judged: %w", errs.TooLarge)
+	}
+	return err == nil && out == types.True, nil
 }
 
 // tagsHeader is the record header under which a message's tags are kept, separated by semicolons.
