@@ -127,10 +127,10 @@ func (s *service) over(err error) int {
 }
 
 func (s *service) signal(sig os.Signal) {
-	switch {
-	case sig == syscall.SIGUSR2:
+	switch sig {
+	case syscall.SIGUSR2:
 		s.takeOver()
-	case sig == syscall.SIGHUP:
+	case syscall.SIGHUP:
 		s.reload()
 	default:
 		if s.told {

@@ -127,7 +127,8 @@ func (s *service) goBack(g *gateway.Gateway, sockets []handover.Socket, why erro
 func (s *service) swapped(ctx context.Context, o outcome, signals <-chan os.Signal) (code int, over bool) {
 	s.swap.cancel()
 	if o.child != nil {
-		return s.replaced(o.child, signals), true
+		s.replaced(o.child, signals)
+		return exitOK, true
 	}
 	s.swap.on = false
 	s.log.Error("no new process has taken over: all stays as it was", "error", o.err)
@@ -157,7 +158,7 @@ func (s *service) rest() {
 
 // replaced ends this process: what is left of its connections, then itself. What it was asked for meanwhile the new one
 // does, and so it is with what it is asked for from now on.
-func (s *service) replaced(child *handover.Child, signals <-chan os.Signal) int {
+func (s *service) replaced(child *handover.Child, signals <-chan os.Signal) {
 	s.notify(fmt.Sprintf("MAINPID=%d\n%s\nSTATUS=serving", child.PID(), daemon.SdNotifyReady))
 	s.log.Info("the new process serves", "pid", child.PID())
 	if s.ending {
@@ -174,14 +175,14 @@ func (s *service) replaced(child *handover.Child, signals <-chan os.Signal) int 
 		s.runs.Wait()
 		close(drained)
 	}()
+	defer child.Close()
 	for {
 		select {
 		case <-drained:
-			child.Close()
-			return exitOK
+			return
 		case sig := <-signals:
 			if end := sig == syscall.SIGTERM || sig == syscall.SIGINT; end && s.told {
-				return exitOK
+				return
 			} else if end {
 				s.told = true
 			}
@@ -286,7 +287,7 @@ func ourBinary() string {
 }
 
 func sameFile(a, b string) bool {
-	x, err := os.Stat(a)
+	x, err := os.Stat(a) //nolint:gosec // the name is that of our own program
 	if err != nil {
 		return false
 	}

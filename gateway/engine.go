@@ -107,11 +107,17 @@ func (e *engine) stay() {
 	e.readers.Drain(0)
 }
 
+// endPublishes waits for WebSockets of publishers, and then for publishes that are queued. It may be called again.
+func (e *engine) endPublishes(limit context.Context, goodbye time.Duration) error {
+	soon, cancel := context.WithTimeout(limit, goodbye)
+	defer cancel()
+	return errors.Join(bounded(soon, "WebSockets of publishers", e.pub.Wait), bounded(limit, "publishes", e.pub.Close))
+}
+
 // close waits for WebSockets and publishes, then for the groups, which commit and leave.
 func (e *engine) close(limit context.Context, goodbye time.Duration) error {
 	soon, cancel := context.WithTimeout(limit, goodbye) // clients that do not read must not take the groups' time
 	defer cancel()
-	return errors.Join(bounded(soon, "WebSockets of publishers", e.pub.Wait), bounded(soon, "WebSockets of subscribers", e.sub.Close),
-		bounded(limit, "publishes", e.pub.Close), bounded(limit, "sessions of other gateways", e.router.Close),
+	return errors.Join(e.endPublishes(limit, goodbye), bounded(soon, "WebSockets of subscribers", e.sub.Close), bounded(limit, "sessions of other gateways", e.router.Close),
 		bounded(limit, "groups", e.hub.Close), bounded(limit, "readers without a group", e.readers.Close))
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -158,7 +157,7 @@ func Lanes(dial func(ctx context.Context) (net.Conn, error), logger *slog.Logger
 	proxy := &httputil.ReverseProxy{
 		Rewrite:       rewriteForLane,
 		FlushInterval: -1,
-		ErrorLog:      log.New(httpLog{logger}, "", 0),
+		ErrorLog:      errorLog(logger),
 		Transport: &http.Transport{
 			DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 			DisableCompression: true, IdleConnTimeout: laneIdle, MaxIdleConnsPerHost: 64,

@@ -117,10 +117,13 @@ func newServer(cfg *Config, e endpoint, ln net.Listener, h http.Handler, tlsConf
 		MaxHeaderBytes: 2 * int(cfg.MaxHeader),
 		HTTP2:          &http.HTTP2Config{SendPingTimeout: h2Ping, PingTimeout: h2Pong, WriteByteTimeout: h2Write},
 		ConnState:      s.conns.note,
-		ErrorLog:       log.New(httpLog{logger}, "", 0),
+		ErrorLog:       errorLog(logger),
 	}
 	return s
 }
+
+// errorLog is what net/http asks for.
+func errorLog(logger *slog.Logger) *log.Logger { return log.New(httpLog{logger}, "", 0) }
 
 // serve accepts connections until the listener is closed.
 func (s *server) serve() error {

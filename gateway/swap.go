@@ -152,9 +152,13 @@ func (g *Gateway) giveAll(limit context.Context, to Successor) error {
 
 // giveShared has the other one serve beside us, on a store that is no one's, and then gives it the groups.
 func (g *Gateway) giveShared(limit context.Context, to Successor) error {
+	g.engine.pub.Drain(0)
 	quiet, cancel := context.WithTimeout(limit, quietTime)
 	g.relay.short.none(quiet)
 	cancel()
+	if err := g.engine.endPublishes(limit, streamTime); err != nil {
+		g.log.Warn("handing over: not all of it in order", "error", err)
+	}
 	var served error
 	g.endBackground()
 	if err := errors.Join(bounded(limit, "spool", g.closeSpool), g.cluster.release()); err != nil {
