@@ -29,6 +29,16 @@ type producer struct {
 type wire struct {
 	written atomic.Int64 // publish requests of which at least a byte was written
 	cut     atomic.Int64 // those of them without an answer
+	cutAt   atomic.Int64 // when that was last so, by now
+	now     func() time.Duration
+}
+
+// lost notes a publish request that will have no answer.
+func (w *wire) lost() {
+	if w.now != nil { // not in some tests
+		w.cutAt.Store(int64(w.now()))
+	}
+	w.cut.Add(1)
 }
 
 // OnBrokerWrite is called before any outcome of the request's messages.
@@ -38,19 +48,20 @@ func (w *wire) OnBrokerWrite(_ kgo.BrokerMetadata, key int16, bytes int, _, _ ti
 	}
 	w.written.Add(1)
 	if err != nil {
-		w.cut.Add(1)
+		w.lost()
 	}
 }
 
 // OnBrokerRead is called before any outcome of the request's messages.
 func (w *wire) OnBrokerRead(_ kgo.BrokerMetadata, key int16, _ int, _, _ time.Duration, err error) {
 	if key == keyProduce && err != nil {
-		w.cut.Add(1)
+		w.lost()
 	}
 }
 
 func (s *Store) newProducer(ack store.Ack) (*producer, error) {
 	p := &producer{ack: ack}
+	p.now = s.now
 	compression, _ := codec(s.cfg.Compression)
 	opts := s.clientOpts(
 		kgo.WithHooks(&p.wire),

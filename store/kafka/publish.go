@@ -85,7 +85,7 @@ func (s *Store) Publish(ctx context.Context, name string, ack store.Ack, msgs ..
 	if err := c.reserve(msgs); err != nil {
 		return err
 	}
-	c.send(msgs, lone)
+	c.send(ctx, msgs, lone)
 	return c.wait(ctx)
 }
 
@@ -116,13 +116,14 @@ func (c *call) reserve(msgs []*store.Message) error {
 }
 
 // send gives every message its partition and hands it to the client, or fails it. The client answers by settle.
-func (c *call) send(msgs []*store.Message, lone bool) {
+func (c *call) send(caller context.Context, msgs []*store.Message, lone bool) {
 	c.slots = c.one[:]
 	if len(msgs) > 1 {
 		c.slots = make([]slot, len(msgs))
 	}
 	c.open.Store(int32(len(msgs)))
 	c.address(msgs)
+	c.hold(caller)
 	now, flows, ctx := c.s.now(), *c.t.flows.Load(), c.s.deadline(c.patience)
 	var held []*kgo.Record
 	for i := range c.slots {
@@ -174,7 +175,7 @@ func (c *call) address(msgs []*store.Message) {
 			p = store.PartitionOf(m.Key, partitions)
 		default:
 			if keyless == store.AnyPartition {
-				keyless = c.t.keyless(c.s.now(), max(c.s.cfg.Linger, time.Millisecond), c.s.cfg.SendTimeout)
+				keyless = c.t.keyless(c.s.now(), max(c.s.cfg.Linger, time.Millisecond), time.Duration(c.p.cutAt.Load()))
 			}
 			p = keyless
 		}
@@ -212,10 +213,34 @@ func (c *call) check(sl *slot, flows []*flow, now time.Duration) error {
 	if size, limit := sl.msg.Size()+20*len(sl.msg.Headers)+128, int(c.t.maxBytes); size > limit {
 		return fmt.Errorf("message of %d bytes with its frame, topic %q takes %d (max.message.bytes): %w", size, c.t.name, limit, errs.TooLarge)
 	}
-	if idle := flows[p].stalled(now, c.s.cfg.SendTimeout); idle > 0 { // a patient call too: it would hold memory for nothing
-		return fmt.Errorf("partition %d of %q has not answered for %v: %w", p, c.t.name, idle.Round(time.Second), errs.Unavailable)
+	if flows[p].doubtful(now, time.Duration(c.p.cutAt.Load())) { // a patient call too: it would hold memory for nothing
+		return fmt.Errorf("partition %d of %q does not answer: %w", p, c.t.name, errs.Unavailable)
 	}
 	return nil
+}
+
+// hold waits, for as long as a message may wait to be sent, while a partition that the call is for has come into doubt. One that is
+// so still, or for longer already, is told by check.
+func (c *call) hold(caller context.Context) {
+	if c.patience == store.PatientSend || !c.maySettle() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(caller, c.s.cfg.SendTimeout)
+	defer cancel()
+	for pause(ctx, 10*time.Millisecond) && c.s.usable() == nil && c.maySettle() {
+	}
+}
+
+// maySettle reports a partition that is in doubt, but not for long.
+func (c *call) maySettle() bool {
+	now, cut, flows := c.s.now(), time.Duration(c.p.cutAt.Load()), *c.t.flows.Load()
+	for i := range c.slots {
+		p := c.slots[i].rec.Partition
+		if p >= 0 && int(p) < len(flows) && flows[p].doubtful(now, cut) && flows[p].idle(now) <= c.s.cfg.SendTimeout {
+			return true
+		}
+	}
+	return false
 }
 
 // fail gives a slot its outcome without the client.

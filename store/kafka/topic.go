@@ -52,13 +52,22 @@ func (f *flow) leave(now time.Duration) {
 	f.waiting.Add(-1)
 }
 
-// stalled is how long it does not move, 0 while it does.
-func (f *flow) stalled(now, limit time.Duration) time.Duration {
-	if idle := now - time.Duration(f.since.Load()); f.waiting.Load() > 0 && idle > limit {
-		return idle
+// holdAfter is how long a partition may go without any progress before nothing more is handed to the client for it.
+const holdAfter = time.Second
+
+// doubtful reports that a message to the partition has no outcome, and may not get one soon: a connection was cut since the last
+// progress, or there was none for a while. What is handed to the client now would wait behind it, and could not be taken back:
+// nobody could tell that it was never sent.
+func (f *flow) doubtful(now, cut time.Duration) bool {
+	if f.waiting.Load() <= 0 {
+		return false
 	}
-	return 0
+	idle := f.idle(now)
+	return now-idle < cut || idle > holdAfter
 }
+
+// idle is how long ago the last progress was, or the first message after a rest.
+func (f *flow) idle(now time.Duration) time.Duration { return now - time.Duration(f.since.Load()) }
 
 func (t *topic) grow(partitions int) {
 	var old []*flow
@@ -76,8 +85,8 @@ func (t *topic) grow(partitions int) {
 }
 
 // keyless chooses the partition for the messages of a call that have no key: one for all calls of a short while, so that
-// they share a batch, then the next; those that stall are passed over.
-func (t *topic) keyless(now, stay, stall time.Duration) int32 {
+// they share a batch, then the next; those in doubt are passed over.
+func (t *topic) keyless(now, stay, cut time.Duration) int32 {
 	if last := t.turned.Load(); now-time.Duration(last) > stay && t.turned.CompareAndSwap(last, int64(now)) {
 		t.turn.Add(1)
 	}
@@ -85,7 +94,7 @@ func (t *topic) keyless(now, stay, stall time.Duration) int32 {
 	n := uint32(len(flows))
 	first := t.turn.Load()
 	for i := range n {
-		if p := (first + i) % n; flows[p].stalled(now, stall) == 0 {
+		if p := (first + i) % n; !flows[p].doubtful(now, cut) {
 			return int32(p)
 		}
 	}

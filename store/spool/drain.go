@@ -68,7 +68,7 @@ type portion struct {
 
 // drain gives the lane's messages to the store until there are none.
 func (s *Spool) drain(l *lane) {
-	pause := firstPause
+	pause := s.cfg.pause
 	var unknown time.Time // since when the topic has been
 	for s.ctx.Err() == nil {
 		p, err := s.next(l)
@@ -87,7 +87,7 @@ func (s *Spool) drain(l *lane) {
 			return
 		}
 		if moved {
-			pause, unknown = firstPause, time.Time{}
+			pause, unknown = s.cfg.pause, time.Time{}
 		}
 		if err == nil {
 			continue
@@ -281,6 +281,7 @@ func (s *Spool) isGone(l *lane, err error, unknown *time.Time) bool {
 	case errs.TooLarge, errs.InvalidParam, errs.InvalidName, errs.Denied, errs.SchemaViolation:
 		return true
 	case errs.UnknownTopic:
+		l.t.ends.forget()
 		if s.cfg.Make != nil {
 			if err := s.cfg.Make(s.ctx, l.t.name); err != nil {
 				s.log.Warn("a topic with spooled messages is not there and can't be made", "topic", l.t.name, "error", err)

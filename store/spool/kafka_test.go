@@ -206,6 +206,7 @@ func TestOutageOfKafka(t *testing.T) {
 		switch i {
 		case each / 4:
 			down.Store(true)
+		case each/4 + 1:
 			sw.away.Store(true) // what is not under way yet finds nobody
 		case each / 2:
 			mu.Lock()
@@ -218,7 +219,7 @@ func TestOutageOfKafka(t *testing.T) {
 			sw.away.Store(false)
 		}
 		for k := range step {
-			if quiet := i >= each/4-10 && i < each/4; quiet && k%2 == 1 {
+			if quiet := i >= each/4-10 && i <= each/4; quiet && k%2 == 1 {
 				continue // half of the publishers have nothing under way when the brokers go
 			}
 			step[k] <- struct{}{}

@@ -30,6 +30,18 @@ func (s *Spool) load() error {
 	if err != nil {
 		return err
 	}
+	err = s.scan([]byte{tagEnds}, func(k, v []byte) error {
+		t := names[binary.BigEndian.Uint32(k[1:])]
+		if t == nil {
+			return nil
+		}
+		r := reader{b: v}
+		t.ends.number, t.ends.list = binary.BigEndian.Uint64(k[5:]), r.positions() // the last one stays
+		return r.err
+	})
+	if err != nil {
+		return err
+	}
 	err = s.scan([]byte{tagAside}, func(k, v []byte) error {
 		s.nextID.Store(binary.BigEndian.Uint64(k[1:]))
 		s.asides.Add(1)

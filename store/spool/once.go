@@ -211,6 +211,9 @@ func (s *Spool) ended(f *onceCall, err error) {
 	}
 	out.into(list, f.msgs)
 	f.answer = join(list)
+	if errs.Of(err) == errs.UnknownTopic && err != nil {
+		s.forgetEnds(f.key.topic)
+	}
 	switch {
 	case out.open():
 		f.err = f.answer
@@ -227,6 +230,15 @@ func (s *Spool) ended(f *onceCall, err error) {
 			_ = b.Set(onceKey(f.topic, f.key.key), out.encode(), nil)
 		}
 	})
+}
+
+func (s *Spool) forgetEnds(name string) {
+	s.mu.RLock()
+	t := s.topics[name]
+	s.mu.RUnlock()
+	if t != nil {
+		t.ends.forget()
+	}
 }
 
 // lazily writes what need not be synced: after a power loss the note of the beginning is there, and the store is asked.

@@ -66,7 +66,8 @@ type Config struct {
 	Metrics  prometheus.Registerer // nil: none
 	Now      func() time.Time
 
-	noSync bool // for a benchmark to compare with
+	noSync bool          // for a benchmark to compare with
+	pause  time.Duration // after the first failure of a drain; default 100 ms
 }
 
 func (c Config) withDefaults() Config {
@@ -75,6 +76,7 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.OnceWindow, 10*time.Minute)
 	orDefault(&c.OnceKeys, 1_000_000)
 	orDefault(&c.MemTable, 8<<20)
+	orDefault(&c.pause, 100*time.Millisecond)
 	orDefault(&c.Log, slog.New(slog.DiscardHandler))
 	if c.Now == nil {
 		c.Now = time.Now

@@ -16,15 +16,20 @@ import (
 	"github.com/kateway/kateway/store"
 )
 
-// endsAge is how old what is known of a topic's ends may be. They only say where a look at the tail has to begin, so that older
-// ones are not wrong but make it longer.
-const endsAge = 5 * time.Second
+// How old what is known of a topic's ends may be. They only say where a look at the tail has to begin, so that older ones are
+// not wrong but make it longer: the store is asked beside the publish, and no publish waits for a store that is away.
+const (
+	endsAge     = 5 * time.Second
+	endsLongAge = 10 * time.Minute // after which the publish waits for the store,
+	endsWait    = time.Second      // for so long
+)
 
 // ends are where a topic's partitions ended, as far as is known.
 type ends struct {
 	mu     sync.Mutex
 	list   []store.Position // by partition; a message that is sent from now on is not before it
 	looked time.Time
+	asking bool      // beside the publishes
 	number uint64    // under which list is on disk; 0 = it is not
 	saved  time.Time // when
 }
@@ -38,22 +43,63 @@ func (e *ends) saw(m *store.Message) {
 	}
 }
 
-// forget makes the next one look again.
+// forget makes the next one look again, since the topic may be another one, or what is known too old to tell messages apart that
+// look the same.
 func (e *ends) forget() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.looked, e.saved = time.Time{}, time.Time{}
+	e.list, e.looked, e.saved = nil, time.Time{}, time.Time{}
 }
 
-// endsOf asks the store, if that was not done lately.
+// endsOf is where the topic ended at some time before now.
 func (s *Spool) endsOf(ctx context.Context, t *topic) ([]store.Position, error) {
 	e := &t.ends
 	e.mu.Lock()
-	if !e.looked.IsZero() && time.Since(e.looked) < endsAge {
-		defer e.mu.Unlock()
-		return slices.Clone(e.list), nil
-	}
+	list, age := slices.Clone(e.list), time.Since(e.looked)
+	fresh, ask := age < endsAge, age < endsLongAge && !e.asking
+	known := len(list) > 0
+	e.asking = e.asking || known && !fresh && ask
 	e.mu.Unlock()
+	switch {
+	case known && fresh:
+		return list, nil
+	case known && ask:
+		s.beside(func(ctx context.Context) {
+			_, _ = s.askEnds(ctx, t) // they stay as they are
+			e.mu.Lock()
+			e.asking = false
+			e.mu.Unlock()
+		})
+		return list, nil
+	case known && age < endsLongAge:
+		return list, nil
+	case known:
+		short, cancel := context.WithTimeout(ctx, endsWait)
+		defer cancel()
+		now, err := s.askEnds(short, t)
+		if err != nil && errs.Of(err) == errs.Unavailable {
+			e.mu.Lock()
+			e.looked = time.Now().Add(-endsAge) // the next one need not wait again
+			e.mu.Unlock()
+			return list, nil
+		}
+		return now, err
+	}
+	return s.askEnds(ctx, t)
+}
+
+// beside runs f in the background until Close.
+func (s *Spool) beside(f func(context.Context)) {
+	if s.enter() != nil {
+		return
+	}
+	go func() {
+		defer s.leave()
+		f(s.ctx)
+	}()
+}
+
+func (s *Spool) askEnds(ctx context.Context, t *topic) ([]store.Position, error) {
 	list, err := s.cfg.Reader.Resolve(ctx, t.name, store.Start{Newest: true})
 	if err != nil {
 		if errs.Of(err) == errs.Uncertain { // nothing was sent, whatever kept it
@@ -61,8 +107,12 @@ func (s *Spool) endsOf(ctx context.Context, t *topic) ([]store.Position, error) 
 		}
 		return nil, err
 	}
+	e := &t.ends
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	for i := range min(len(list), len(e.list)) { // what was drained meanwhile is behind us
+		list[i].Next = max(list[i].Next, e.list[i].Next)
+	}
 	e.list, e.looked = list, time.Now()
 	return slices.Clone(list), nil
 }

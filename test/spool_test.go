@@ -1,0 +1,166 @@
+package test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kateway/kateway/internal/testkit"
+)
+
+// steady publishes with one key at a steady rate until it is stopped, each message with an Idempotency-Key. What has no answer,
+// or one that says nothing, is sent again, as often as it takes: a client keeps its order.
+type steady struct {
+	key     string
+	quiet   atomic.Bool // it pauses
+	sent    int
+	told    map[int]placed // where messages were said to be stored
+	answers map[int]int    // by status; 0 = none
+}
+
+func (s *steady) run(t *testing.T, site *atomic.Pointer[client], stop <-chan struct{}) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+		}
+		for !s.quiet.Load() {
+			c := site.Load()
+			a, err := c.do("POST", "/v1/msgs/outage/v1?key="+s.key, strings.NewReader(fmt.Sprint(s.sent)), "Idempotency-Key", fmt.Sprintf("%s-%d", s.key, s.sent))
+			status := 0
+			if err == nil {
+				status = a.StatusCode
+			}
+			s.answers[status]++
+			if status == http.StatusCreated {
+				var p placed
+				if err := json.Unmarshal(a.body, &p); err != nil {
+					t.Errorf("%s: %v", a, err)
+				}
+				s.told[s.sent] = p
+			}
+			if status == http.StatusCreated || status == http.StatusAccepted {
+				s.sent++
+				break
+			}
+			if err == nil && status != http.StatusGatewayTimeout {
+				t.Errorf("%s", a)
+			}
+			time.Sleep(20 * time.Millisecond) //nolint:forbidigo // a client's pause
+		}
+	}
+}
+
+// TestKafkaOutage: Kafka goes and comes back under publishers; the gateway is killed meanwhile, with more than 100,000 messages
+// in its spool, and starts again while Kafka is away. Everything is accepted, and stored once, each key in order, where it was said to be.
+func TestKafkaOutage(t *testing.T) {
+	kafka := testkit.Kafka(t) // of its own, since it is killed
+	flags := []string{"--data", t.TempDir(), "--kafka", kafka.Addrs()[0], "--log-level", "info"}
+	g := launch(t, flags...)
+	var site atomic.Pointer[client]
+	site.Store(g.client("default"))
+	site.Load().publish("outage", "first", "first")
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	list := make([]*steady, 5)
+	for i := range list {
+		list[i] = &steady{key: fmt.Sprint("k", i), told: map[int]placed{}, answers: map[int]int{}}
+		wg.Go(func() { list[i].run(t, &site, stop) })
+	}
+	pass := func(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // a phase of the scenario
+	pass(time.Second)
+	for _, s := range list[:3] { // they have nothing under way when Kafka goes, whose outcome nobody would know
+		s.quiet.Store(true)
+	}
+	pass(500 * time.Millisecond)
+	kafka.Kill(0)
+	pass(100 * time.Millisecond)
+	for _, s := range list[:3] {
+		s.quiet.Store(false)
+	}
+	c := site.Load()
+	const bulk, lines = 11, 10_000
+	body := strings.Repeat(strings.Repeat("x", 99)+"\n", lines)
+	for i := range bulk { // the first one finds out that Kafka is away
+		a := c.want(http.StatusAccepted, "POST", "/v1/msgs/bulk/v1?batch=lines&key="+url.QueryEscape(fmt.Sprint(i)), strings.NewReader(body))
+		if a.Header.Get("X-Spooled") != "1" || strings.Count(string(a.body), `{"spooled":true}`) != lines {
+			t.Fatalf("%.200s", a.body)
+		}
+	}
+	spooled := func(c *client) (n int) {
+		a, err := (&client{c.t, c.http, g.man, c.app}).do("GET", "/v1/spool", nil)
+		if err != nil {
+			return -1
+		}
+		return decode[struct{ Messages int }](t, a.body).Messages
+	}
+	waitFor(t, "publishers to be spooled", func() bool { return spooled(c) > bulk*lines+100 })
+	before := g.residentPeak()
+	g.kill()
+	begun := time.Now()
+	g = launchUnready(t, flags...)
+	c = g.client("default")
+	waitFor(t, "the gateway to accept publishes", func() bool {
+		a, err := c.do("GET", "/ready?role=pub", nil)
+		return err == nil && a.StatusCode == http.StatusOK
+	})
+	started := time.Since(begun)
+	site.Store(c)
+	pass(2 * time.Second)
+	if err := kafka.Restart(0); err != nil {
+		t.Fatal(err)
+	}
+	begun = time.Now()
+	waitFor(t, "the spool to be empty", func() bool { return spooled(c) == 0 })
+	drained := time.Since(begun)
+	pass(time.Second)
+	close(stop)
+	wg.Wait()
+	waitFor(t, "the spool to be empty", func() bool { return spooled(c) == 0 })
+	c.publish("outage", "last", "last")
+	statuses := map[int]int{}
+	next := map[string]int{}
+	all, err := kafkaGround(kafka.Addrs()).read(t.Context(), "default.outage.v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range all {
+		if !strings.HasPrefix(string(m.Key), "k") {
+			continue
+		}
+		n := next[string(m.Key)]
+		if string(m.Value) != fmt.Sprint(n) {
+			t.Fatalf("key %s: %s, and %d was expected", m.Key, m.Value, n)
+		}
+		s := list[m.Key[1]-'0']
+		if p, ok := s.told[n]; ok && (p.Partition != m.Partition || p.Offset != m.Offset) {
+			t.Errorf("key %s, %d: at %d of %d, and %+v was told", m.Key, n, m.Offset, m.Partition, p)
+		}
+		next[string(m.Key)]++
+	}
+	for _, s := range list {
+		if next[s.key] != s.sent {
+			t.Errorf("key %s: %d of %d are there", s.key, next[s.key], s.sent)
+		}
+		for status, n := range s.answers {
+			statuses[status] += n
+		}
+	}
+	if statuses[http.StatusAccepted] == 0 {
+		t.Error("nothing was spooled")
+	}
+	many, err := kafkaGround(kafka.Addrs()).read(t.Context(), "default.bulk.v1")
+	if err != nil || len(many) != bulk*lines {
+		t.Errorf("%d messages of %d, %v", len(many), bulk*lines, err)
+	}
+	t.Logf("ready after %v, drained %v after Kafka was there; %d MB at most before; statuses %v", started, drained, before>>20, statuses)
+}
