@@ -170,15 +170,20 @@ func TestBombsAreRefusedCheaply(t *testing.T) {
 }
 
 // residentPeak is the most memory that the process ever had resident, in bytes.
-func (g *gateway) residentPeak() int {
+func (g *gateway) residentPeak() int { return g.memory("VmHWM") }
+
+// rss is what it has resident now.
+func (g *gateway) rss() int { return g.memory("VmRSS") }
+
+func (g *gateway) memory(what string) int {
 	g.t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.cmd.Process.Pid))
 	if errors.Is(err, os.ErrNotExist) {
 		g.t.Skip("no /proc here")
 	}
-	m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(b)
+	m := regexp.MustCompile(what + `:\s+(\d+) kB`).FindSubmatch(b)
 	if m == nil {
-		g.t.Fatalf("no VmHWM in %s", b)
+		g.t.Fatalf("no %s in %s", what, b)
 	}
 	n, err := strconv.Atoi(string(m[1]))
 	if err != nil {

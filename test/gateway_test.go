@@ -30,19 +30,30 @@ type gateway struct {
 func launch(t *testing.T, flags ...string) *gateway {
 	t.Helper()
 	g := launchUnready(t, flags...)
-	c := g.client("default")
+	g.untilReady()
+	return g
+}
+
+func (g *gateway) untilReady() {
+	g.t.Helper()
+	t, c := g.t, g.client("default")
 	waitFor(t, "the gateway to be ready", func() bool {
 		a, err := c.do("GET", "/ready?role=pub", nil)
 		return err == nil && a.StatusCode == 200
 	})
-	return g
 }
 
 // launchUnready is launch for a gateway that may not be ready for long.
 func launchUnready(t *testing.T, flags ...string) *gateway {
 	t.Helper()
+	return launchBy(t, []string{binary}, flags...)
+}
+
+// launchBy starts it by a command that ends in the binary.
+func launchBy(t *testing.T, command []string, flags ...string) *gateway {
+	t.Helper()
 	args := []string{"serve", "--pub", "127.0.0.1:0", "--man", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"}
-	g := &gateway{t: t, cmd: exec.Command(binary, append(args, flags...)...), log: newLogTail(), exited: make(chan struct{})}
+	g := &gateway{t: t, cmd: exec.Command(command[0], slices.Concat(command[1:], args, flags)...), log: newLogTail(), exited: make(chan struct{})}
 	// The gateway takes every KATEWAY_* for an option of its own, and refuses those that are none.
 	g.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KATEWAY_") })
 	g.cmd.Stderr = g.log
