@@ -126,6 +126,7 @@ type socket struct {
 	count   prometheus.Counter
 	use     *online.Use
 	blunder int // messages of the client that could not be understood
+	one     [1]receipted
 }
 
 // write is the writer. What it returns is what the client is told in the end.

@@ -57,6 +57,10 @@ type groupFeed struct {
 	opener  *group.Receipts // of settle, made for the first receipt
 	stays   bool            // what is un-acked at the end stays with the client
 	batch   []group.Delivery
+
+	// settle's own, used again and again.
+	verbs []group.Verb
+	at    []int
 }
 
 // openFeed makes the request a client of its group.
@@ -114,7 +118,13 @@ func (f *groupFeed) settle(ctx context.Context, list []receipted) []error {
 	if f.opener == nil {
 		f.opener = f.h.groups.Receipts(f.enc.key)
 	}
-	verbs, at := make([]group.Verb, 0, len(list)), make([]int, 0, len(list)) // at is the element of each verb
+	verbs, at := f.verbs[:0], f.at[:0] // at is the element of each verb
+	if cap(verbs) < len(list) {
+		verbs, at = make([]group.Verb, 0, len(list)), make([]int, 0, len(list))
+	}
+	if len(list) == 1 {
+		f.verbs, f.at = verbs, at // nearly all are alone, and these serve again
+	}
 	for i, v := range list {
 		if v.verb.Ref, outcome[i] = f.opener.Open(v.receipt); outcome[i] == nil {
 			verbs, at = append(verbs, v.verb), append(at, i)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/kateway/kateway/internal/ws"
 	"github.com/kateway/kateway/store"
 )
 
@@ -255,4 +256,37 @@ func TestSocketEnds(t *testing.T) {
 	s = c.socket(socketPath + "?group=h")
 	w.hub.Drain(0)
 	s.closed(websocket.CloseServiceRestart)
+}
+
+// The short way to read an ack says what the long one says.
+func TestPlainAck(t *testing.T) {
+	for text, short := range map[string]bool{
+		`{"op":"ack","receipt":"AQADAc7GA0Hk4-5LIS33MP_b"}`: true,
+		`{"op":"ack","receipt":"x","x"}`:                    false,
+		`{"op":"ack","receipt":"x","op":"nack"}`:            false,
+		`{"op":"ack","receipt":"x\u0041"}`:                  false,
+		`{"op":"ack","receipt":"ü"}`:                        false,
+		`{"op":"ack","receipt":""}`:                         false,
+		`{"op":"ack","receipt":"}`:                          false,
+		`{"op":"ack","receipt":"x"} `:                       false,
+		` {"op":"ack","receipt":"x"}`:                       false,
+		`{"op":"nack","receipt":"x"}`:                       false,
+		`{"receipt":"x","op":"ack"}`:                        false,
+		``:                                                  false,
+	} {
+		receipt, ok := plainAck(ws.Text, []byte(text))
+		if ok != short {
+			t.Errorf("%s: %v", text, ok)
+		}
+		if !ok {
+			continue
+		}
+		list, err := parseVerbs(ws.Text, []byte(text))
+		if err != nil || len(list) != 1 || list[0].Op != "ack" || list[0].Receipt != receipt {
+			t.Errorf("%s: %q and %+v, %v", text, receipt, list, err)
+		}
+	}
+	if _, ok := plainAck(ws.Binary, []byte(`{"op":"ack","receipt":"x"}`)); ok {
+		t.Error("a binary message is read as an ack")
+	}
 }
