@@ -15,19 +15,20 @@ type meter struct {
 	scope scope
 	name  string // of the app; "" of other scopes and of what is counted together
 
-	mu     sync.Mutex
-	gone   bool      // no longer in its table: look again
-	app    *meta.App // what the bounds were made of
-	bounds *bounds
-	at     int64          // when the buckets were filled, in nanoseconds
-	tokens [rates]float64 // below zero where one owes
-	share  float64        // of the rates, that is this gateway's
-	asked  [rates]float64 // since the last exchange, refused or not
-	demand float64        // of the limit, in the second before that
-	counts counts
-	others counts // at other gateways
-	topics names  // that were made by their first use
-	groups names  // that have clients
+	mu       sync.Mutex
+	gone     bool      // no longer in its table: look again
+	app      *meta.App // what the bounds were made of
+	revision uint64    // of meta, that they were last compared with
+	bounds   *bounds
+	at       int64          // when the buckets were filled, in nanoseconds
+	tokens   [rates]float64 // below zero where one owes
+	share    float64        // of the rates, that is this gateway's
+	asked    [rates]float64 // since the last exchange, refused or not
+	demand   float64        // of the limit, in the second before that
+	counts   counts
+	others   counts // at other gateways
+	topics   names  // that were made by their first use
+	groups   names  // that have clients
 
 	headerAt    int64
 	headerValue []string

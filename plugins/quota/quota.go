@@ -192,24 +192,42 @@ func (p *Plugin) enter(c *plugins.Call, t *ticket) error {
 // enterApp asks the app's own limits, as they are now.
 func (p *Plugin) enterApp(c *plugins.Call, t *ticket, now int64) error {
 	snap := p.meta.Snapshot()
-	app := snap.App(c.App)
+	m := p.meterOf(c.App, snap, now)
+	if m == nil {
+		return nil
+	}
+	t.name(p, m.bounds, snap, c)
+	return p.pass(c, t, m, now)
+}
+
+// meterOf is the meter of an app, locked, with the bounds that it has now; nil where nothing is limited.
+func (p *Plugin) meterOf(name string, snap *meta.Snapshot, now int64) *meter {
+	if m := p.apps.get(name); m != nil {
+		m.mu.Lock()
+		if m.revision == snap.Revision() && !m.gone {
+			return m
+		}
+		m.mu.Unlock()
+	}
+	app := snap.App(name)
 	b := p.plain(app)
 	if b != nil && b.free() {
 		return nil
 	}
-	m := p.apps.locked(c.App, app != nil, func() (string, *meter) {
-		name := strings.Clone(c.App)
-		return name, newMeter(scopeApp, name, app, p.own(app), p.fleet.share(name), now)
+	m := p.apps.locked(name, app != nil, func() (string, *meter) {
+		own := strings.Clone(name)
+		return own, newMeter(scopeApp, own, app, p.own(app), p.fleet.share(own), now)
 	})
 	switch {
 	case m == p.apps.crowd:
+		return m
 	case b != nil && m.bounds != b:
 		m.refit(app, b, now)
 	case m.app != app:
 		m.refit(app, p.own(app), now)
 	}
-	t.name(p, m.bounds, snap, c)
-	return p.pass(c, t, m, now)
+	m.revision = snap.Revision()
+	return m
 }
 
 // plain are the bounds of an app that has no limits of its own; nil of one that has.
