@@ -1,7 +1,11 @@
 package test
 
 import (
+	"bufio"
+	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -9,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 // tenant publishes and notes what became of it.
@@ -188,5 +194,115 @@ func TestFleetKeepsTheLimit(t *testing.T) {
 		if p.refused == 0 {
 			t.Errorf("gateway %d has refused nothing", i+1)
 		}
+	}
+}
+
+// A tenant that has used up what may be under way at a time is refused, whatever it uses it up with, and another is not.
+func TestTenantsExhaustOnlyTheirOwn(t *testing.T) {
+	g := launch(t, "--data", t.TempDir(), "--plugins", "quota")
+	man := g.manager()
+	limits := map[string]any{"streams": 1, "groups": 1, "in_flight_bytes": 1000, "topics": 2, "connections": 4, "messages_per_second": 100}
+	for _, app := range []string{"a", "b"} {
+		man.send(http.StatusCreated, "POST", "/v1/apps", map[string]any{"app": app, "limits": limits})
+	}
+	a, b := g.client("a"), g.client("b")
+	a.publish("orders", "", "1")
+	a.publish("carts", "", "1")
+	b.publish("orders", "", "1")
+	exhausted := func(what string, do func(c *client) answer) {
+		t.Helper()
+		if got := do(a); got.StatusCode != http.StatusTooManyRequests || !strings.Contains(string(got.body), what) || got.Header.Get("Retry-After") == "" {
+			t.Errorf("%s: %v, Retry-After %q", what, got, got.Header.Get("Retry-After"))
+		}
+		waitFor(t, "the other one to be served: "+what, func() bool { return do(b).StatusCode < 400 }) // its stream before may not be over
+	}
+	ask := func(method, path, body string, header ...string) func(c *client) answer {
+		return func(c *client) answer {
+			t.Helper()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			resp, err := c.open(ctx, method, strings.NewReplacer("APP", c.app, "NEW", map[string]string{"a": "h", "b": "g"}[c.app]).Replace(path), strings.NewReader(body), header...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return answer{resp, nil} // a stream does not end
+			}
+			all, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return answer{resp, all}
+		}
+	}
+	a.stream("orders", "") // the group g
+	exhausted("streams", ask("GET", "/v1/stream/APP/orders/v1?group=g", ""))
+	exhausted("streams", ask("GET", "/v1/stream/APP/orders/v1", "", "Accept", "text/event-stream"))
+	exhausted("groups", ask("GET", "/v1/msgs/APP/orders/v1?group=NEW", ""))
+	if got := ask("POST", "/v1/msgs/third/v1", "x")(a); got.StatusCode != http.StatusForbidden {
+		t.Errorf("a topic more than there may be: %v", got)
+	}
+	slow, err := net.Dial("tcp", strings.TrimPrefix(g.pub, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	fmt.Fprintf(slow, "POST /v1/msgs/orders/v1 HTTP/1.1\r\nHost: 127.0.0.1\r\nAppid: a\r\nContent-Length: 900\r\nExpect: 100-continue\r\n\r\n")
+	from := bufio.NewReader(slow)
+	if line, err := from.ReadString('\n'); err != nil || !strings.Contains(line, "100 Continue") { // it is let in, and its body asked for
+		t.Fatalf("%q, %v", line, err)
+	}
+	small := ask("POST", "/v1/msgs/orders/v1", strings.Repeat("x", 200))
+	exhausted("in_flight_bytes", small)
+	fmt.Fprint(slow, strings.Repeat("y", 900))
+	if _, err := from.ReadString('\n'); err != nil { // the end of the head of 100
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(from, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusCreated {
+		t.Errorf("the slow publish: %s", resp.Status)
+	}
+	waitFor(t, "it to be over", func() bool { return small(a).StatusCode == http.StatusCreated })
+}
+
+// On a WebSocket each message is judged by itself, and the socket goes on.
+func TestQuotaOfASocket(t *testing.T) {
+	g := launch(t, "--data", t.TempDir(), "--plugins", "quota")
+	g.manager().send(http.StatusCreated, "POST", "/v1/apps", map[string]any{"app": "a", "limits": map[string]any{"messages_per_second": 10}})
+	conn, resp, err := websocket.DefaultDialer.Dial(strings.Replace(g.pub, "http", "ws", 1)+"/v1/ws/pub/orders/v1", http.Header{"Appid": {"a"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	defer conn.Close()
+	stored, throttled := 0, 0
+	for range 40 {
+		if err := conn.WriteMessage(websocket.TextMessage, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		var a struct {
+			Offset *int64
+			Error  struct{ Code string }
+		}
+		if err := conn.ReadJSON(&a); err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case a.Offset != nil:
+			stored++
+		case a.Error.Code == "throttled":
+			throttled++
+			<-time.After(20 * time.Millisecond)
+		default:
+			t.Errorf("%+v", a)
+		}
+	}
+	if stored < 11 || throttled == 0 {
+		t.Errorf("%d were stored, %d refused", stored, throttled)
 	}
 }
