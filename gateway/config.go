@@ -48,7 +48,7 @@ type Config struct {
 	PeerTLSKey  string `name:"peer-tls-key" placeholder:"FILE" help:"Its private key in PEM."`
 	PeerTLSCA   string `name:"peer-tls-ca" placeholder:"FILE" help:"The authority, in PEM, that every gateway's certificate must come from."`
 
-	Plugins []string `default:"guard" placeholder:"NAME" help:"The plugin chain in order, comma separated; none for none. There are auth (apps show keys; without it the gateway is in open mode), quota, guard (holds off overload and bad clients), schema, callout, audit (default: ${default})."`
+	Plugins []string `default:"guard" placeholder:"NAME" help:"The plugin chain in order, comma separated; none for none. There are auth (apps show keys; without it the gateway is in open mode), quota, guard (holds off overload and bad clients), schema, transform (changes messages by rules), callout, audit (default: ${default})."`
 	// PluginOptions are the options of plugins by their names, in the file only; OwnPlugins those that the gateway's own main brings.
 	PluginOptions map[string]plugins.Options `kong:"-"`
 	OwnPlugins    plugins.Table              `kong:"-"`

@@ -40,6 +40,12 @@ func asserts(keyword string) bool {
 	return concerns(keyword) != ""
 }
 
+// isBool reports whether a schema, or a keyword's value, is this boolean.
+func isBool(v any, is bool) bool {
+	b, ok := v.(bool)
+	return ok && b == is
+}
+
 // fits reports whether all values of w are values of r.
 func (c *jsonPair) fits(w, r any) bool {
 	var found faults
@@ -53,7 +59,7 @@ func (c *jsonPair) within(w, r any, path string, found *faults) {
 		found.add(path, "the schemas are too large to be compared")
 		return
 	}
-	if len(*found) == MaxFaults || r == true || w == false {
+	if len(*found) == MaxFaults || isBool(r, true) || isBool(w, false) {
 		return
 	}
 	ro, ok := r.(map[string]any)
@@ -302,7 +308,7 @@ func (c *jsonPair) bound(w, r map[string]any, k, path string, found *faults) {
 	if ok && c.bounded(w, k, n) || c.same(w, r, k) {
 		return
 	}
-	if r[k] == false && k == "uniqueItems" {
+	if isBool(r[k], false) && k == "uniqueItems" {
 		return
 	}
 	if ok && strings.HasPrefix(k, "min") && n.Sign() == 0 && k != "minimum" && k != "minContains" {

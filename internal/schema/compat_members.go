@@ -84,7 +84,7 @@ func (c *jsonPair) members(w, r map[string]any, path string, found *faults) {
 
 // rest compares what neither a name nor a pattern covers.
 func (c *jsonPair) rest(mine, theirs any, path string, found *faults) {
-	if theirs == false && mine != false {
+	if isBool(theirs, false) && !isBool(mine, false) {
 		found.add(path, "additional properties are possible, and not allowed")
 		return
 	}

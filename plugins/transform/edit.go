@@ -197,7 +197,7 @@ func (w *walk) array(path []string) error {
 			items = append(items, item{end - len(v), end, hit})
 			continue
 		}
-		if err := w.child(path, hit && !(len(path) == 1 && w.what == rename)); err != nil { // an element has no name
+		if err := w.child(path, hit && (len(path) > 1 || w.what != rename)); err != nil { // an element has no name
 			return err
 		}
 	}
