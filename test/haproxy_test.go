@@ -158,6 +158,7 @@ defaults
   timeout connect 2s
   timeout client 1h
   timeout server 1h
+  timeout check 5s
   retries 3
   option redispatch 1
   retry-on conn-failure
