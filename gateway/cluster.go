@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,7 +43,7 @@ type cluster struct {
 	live     atomic.Pointer[[]registry.Instance]
 	anew     atomic.Pointer[time.Time] // when ZooKeeper was last reached again
 	first    sync.Once
-	known    chan struct{} // closed when there is a list of gateways
+	known    chan struct{} // closed when there is a list of gateways that has us
 }
 
 // openCluster opens what needs no waiting; run does the rest.
@@ -138,14 +139,13 @@ func (c *cluster) watchSession(ctx context.Context) {
 	}
 }
 
-// join lists this gateway among the others once ready says so, and tells follow of them, until ctx ends; then it is off the
-// list.
-func (c *cluster) join(ctx context.Context, wg *sync.WaitGroup, ready func(context.Context) bool, self func() registry.Instance, follow func([]registry.Instance)) {
+// join lists this gateway among the others and tells follow of them, until ctx ends; then it is off the list.
+func (c *cluster) join(ctx context.Context, wg *sync.WaitGroup, self func() registry.Instance, follow func([]registry.Instance)) {
 	if c.session != nil {
 		wg.Go(func() { c.watchSession(ctx) })
 	}
 	wg.Go(func() {
-		for ready(ctx) && ctx.Err() == nil {
+		for ctx.Err() == nil {
 			err := c.registry.Announce(ctx, self)
 			if err != nil && ctx.Err() == nil {
 				c.log.Error("can't be listed among the gateways; trying again", "id", self().ID, "error", err)
@@ -160,12 +160,15 @@ func (c *cluster) join(ctx context.Context, wg *sync.WaitGroup, ready func(conte
 				c.pool.Update(list)
 			}
 			follow(list)
-			c.first.Do(func() { close(c.known) })
+			if slices.ContainsFunc(list, func(i registry.Instance) bool { return i.ID == self().ID && i.Started.Equal(self().Started) }) {
+				c.first.Do(func() { close(c.known) })
+			}
 		}
 	})
 }
 
-// listKnown waits a moment for the first list of gateways. Until it is known every group looks like one of ours.
+// listKnown waits a moment for a list of gateways that has us. Until there is a list every group looks like one of ours; and the
+// place that we take over goes with the session of who had it before.
 func (c *cluster) listKnown(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()

@@ -418,7 +418,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	listed, unlist := context.WithCancelCause(g.background)
 	defer unlist(nil)
 	var listing sync.WaitGroup
-	g.cluster.join(listed, &listing, g.awaitGroups, g.self, g.engine.router.Update)
+	g.cluster.join(listed, &listing, g.self, g.engine.router.Update)
 	if g.deps.Successor {
 		g.cluster.listKnown(ctx)
 	}
@@ -434,7 +434,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		reason = fmt.Errorf("the store can't go on: %w", g.store.Err())
 	case s := <-g.handing:
 		unlist(registry.ErrKeep)
-		g.work.Go(listing.Wait)
+		listing.Wait() // it no longer writes what the next one is about to
 		return g.giveUp(s)
 	}
 	if reason != nil {

@@ -245,14 +245,6 @@ func (g *Gateway) checkOwned() error {
 	return embedded.Check(storeDir(&g.cfg))
 }
 
-// awaitGroups waits until our predecessor's places in groups are ours; false when ctx ends before.
-func (g *Gateway) awaitGroups(ctx context.Context) bool {
-	if g.deps.Predecessor == nil {
-		return true
-	}
-	return g.deps.Predecessor.Await(ctx, OwnedGroups) == nil
-}
-
 // groupsStore is where groups are joined: not before our predecessor has left them.
 func (g *Gateway) groupsStore() store.Subscriber {
 	if g.deps.Predecessor == nil {
