@@ -44,15 +44,19 @@ type tokenAsk struct {
 // gets one for what he may not do.
 func (g *Gateway) serveToken(w http.ResponseWriter, r *http.Request) error {
 	g.chain.gate.TakeToken(r)
-	if _, err := httpx.ParseQuery(r); err != nil {
-		return err
-	}
+	_, unknown := httpx.ParseQuery(r)
 	if g.chain.minter == nil {
+		if unknown != nil {
+			return unknown
+		}
 		return fmt.Errorf("there are no tokens where nobody is asked who he is: none is needed: %w", errs.NotFound)
 	}
 	call, ttl, bad := readTokenAsk(w, r)
 	if errors.Is(bad, errs.InvalidName) {
 		return bad
+	}
+	if bad == nil {
+		bad = unknown
 	}
 	if bad != nil { // what is wrong is told to who may call; nothing is asked for
 		call = &plugins.Call{Op: plugins.Subscribe}

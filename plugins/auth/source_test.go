@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -294,6 +295,22 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 		cfg := options(t, fmt.Sprintf(k.format, k.file))
 		if _, err := New(cfg, plugins.Env{Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), k.want) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A key is for the algorithms of its sort, size and own word, whatever the library would take.
+func TestWhatAKeyIsFor(t *testing.T) {
+	set, err := parseKeySet(usual())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kid, algs := range map[string]string{"rsa": "RS256 RS384 RS512 PS256 PS384 PS512", "ec": "ES256", "ec384": "ES384", "ed": "EdDSA", "rs512": "RS512"} {
+		for _, alg := range append(append(public(), shared()...), "none", "") {
+			k, _ := set.find(kid)
+			if want := alg != "" && slices.Contains(strings.Fields(algs), alg); k.fits(alg) != want {
+				t.Errorf("%s for %q: %v", kid, alg, !want)
+			}
 		}
 	}
 }
