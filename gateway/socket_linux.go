@@ -50,5 +50,5 @@ func fileLimit() int64 {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil || l.Cur > 1<<40 {
 		return 0
 	}
-	return int64(l.Cur) //nolint:gosec // it is no larger than that
+	return int64(l.Cur)
 }

@@ -289,7 +289,7 @@ func (s *scanner) chunkLine(line []byte) string {
 	if i == 0 || len(rest) > 0 && rest[0] != ';' && len(bytes.Trim(rest, " \t")) > 0 {
 		return faultChunk
 	}
-	s.state, s.left = inChunk, int64(n) //nolint:gosec // it is no larger than that
+	s.state, s.left = inChunk, int64(n)
 	if n == 0 {
 		s.state = inTrailer
 	}

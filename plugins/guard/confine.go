@@ -110,7 +110,7 @@ func newBook[K comparable](o *Options) *book[K] {
 
 func (b *book[K]) empty() bool { return b.entries.Load() == 0 }
 
-func (b *book[K]) part(key K) int { return int(maphash.Comparable(b.seed, key) % parts) } //nolint:gosec // below parts
+func (b *book[K]) part(key K) int { return int(maphash.Comparable(b.seed, key) % parts) }
 
 // left is for how much longer the client is left out; 0 where it is not.
 func (b *book[K]) left(key K) time.Duration {

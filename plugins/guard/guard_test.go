@@ -124,7 +124,7 @@ func TestTurns(t *testing.T) {
 		if busy, waiting := p.turn.busy.Load(), p.turn.waiting.Load(); busy != 20 || waiting != 1 {
 			t.Errorf("%d in work, %d wait", busy, waiting)
 		}
-		time.Sleep(time.Second + time.Millisecond)
+		time.Sleep(time.Second + time.Millisecond) //nolint:forbidigo // the bubble's clock
 		if got := low.state(); got != "overloaded" {
 			t.Errorf("the lowest, after its time: %s", got)
 		}
@@ -270,7 +270,7 @@ func TestBruteForce(t *testing.T) {
 			if guess(p, stranger, errs.Unauthenticated) {
 				looked++
 			}
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond) //nolint:forbidigo // the bubble's clock
 		}
 		if spent := time.Since(start); looked > 300 || spent > 2*time.Minute {
 			t.Errorf("%d of 10,000 were looked at in %v", looked, spent)
@@ -281,11 +281,11 @@ func TestBruteForce(t *testing.T) {
 		if !guess(p, netip.MustParseAddr("192.0.2.2"), nil) {
 			t.Error("another address is left out")
 		}
-		time.Sleep(5 * time.Minute)
+		time.Sleep(5 * time.Minute) //nolint:forbidigo // the bubble's clock
 		if !guess(p, stranger, nil) {
 			t.Error("left out for longer than the longest time")
 		}
-		time.Sleep(forgiven + sweepEvery)
+		time.Sleep(forgiven + sweepEvery) //nolint:forbidigo // the bubble's clock
 		p.addresses.sweep(time.Now())
 		if !p.addresses.empty() {
 			t.Errorf("%d entries are left", p.addresses.entries.Load())
