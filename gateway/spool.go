@@ -117,7 +117,7 @@ func (s spoolTopics) Use(ctx context.Context, t meta.Topic) (string, error) {
 	short, cancel := context.WithTimeout(ctx, findPatience)
 	defer cancel()
 	place, err := s.Topics.Use(short, t)
-	if kind := errs.Of(err); err != nil && (kind == errs.Unavailable || kind == errs.Uncertain) && s.Topics.Loaded() {
+	if kind := errs.Of(err); err != nil && (kind == errs.Unavailable || kind == errs.Uncertain) && s.Loaded() {
 		return name, nil
 	}
 	return place, err

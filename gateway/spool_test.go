@@ -88,7 +88,7 @@ func request(t *testing.T, method, url, body string, head ...string) (int, http.
 	for i := 0; i < len(head); i += 2 {
 		r.Header.Set(head[i], head[i+1])
 	}
-	resp, err := http.DefaultClient.Do(r)
+	resp, err := http.DefaultClient.Do(r) //nolint:forbidigo // its connections are closed at the end
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func request(t *testing.T, method, url, body string, head ...string) (int, http.
 
 // TestGatewaySpools: the store goes, the gateway is started anew, for a topic that is new as well, and the store comes back: all is there,
 // in order. What the gateway tells of itself meanwhile is true.
-func TestGatewaySpools(t *testing.T) {
+func TestGatewaySpools(t *testing.T) { //nolint:funlen // one scenario
 	dir, m := t.TempDir(), mem.New()
 	away := make(chan struct{}, 1)
 	s := func() store.Store {
@@ -127,7 +127,7 @@ func TestGatewaySpools(t *testing.T) {
 	}
 	until := func(what string, f func() bool) {
 		t.Helper()
-		for limit := time.Now().Add(30 * time.Second); !f(); time.Sleep(10 * time.Millisecond) {
+		for limit := time.Now().Add(30 * time.Second); !f(); time.Sleep(10 * time.Millisecond) { //nolint:forbidigo // a wait on a condition
 			if time.Now().After(limit) {
 				t.Fatal("waited in vain until " + what)
 			}

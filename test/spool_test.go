@@ -62,7 +62,7 @@ func (s *steady) run(t *testing.T, site *atomic.Pointer[client], stop <-chan str
 
 // TestKafkaOutage: Kafka goes and comes back under publishers; the gateway is killed meanwhile, with more than 100,000 messages
 // in its spool, and starts again while Kafka is away. Everything is accepted, and stored once, each key in order, where it was said to be.
-func TestKafkaOutage(t *testing.T) {
+func TestKafkaOutage(t *testing.T) { //nolint:funlen // one scenario
 	kafka := testkit.Kafka(t) // of its own, since it is killed
 	flags := []string{"--data", t.TempDir(), "--kafka", kafka.Addrs()[0], "--log-level", "info"}
 	g := launch(t, flags...)

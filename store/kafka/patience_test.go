@@ -39,7 +39,7 @@ func TestPatience(t *testing.T) {
 				}
 				cluster.KeepControl()
 				if c.refuse == 0 {
-					cluster.SleepControl(func() { time.Sleep(time.Until(begun.Add(3100 * time.Millisecond))) })
+					cluster.SleepControl(func() { time.Sleep(time.Until(begun.Add(3100 * time.Millisecond))) }) //nolint:forbidigo // a broker that is slow
 					return nil, nil, false
 				}
 				return refusal(r.(*kmsg.ProduceRequest), c.refuse), nil, true

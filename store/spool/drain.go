@@ -207,16 +207,16 @@ func (s *Spool) result(l *lane, p portion, err error) (left, moved bool, _ error
 	doubtful := false
 	var first error
 	for i := range p.msgs {
-		switch e := store.Each(err, i); {
-		case e == nil:
+		e := store.Each(err, i)
+		if e == nil {
 			stored[i] = true
 			l.t.ends.saw(p.msgs[i])
-		default:
-			if first == nil {
-				first = e
-			}
-			doubtful = doubtful || inDoubt(e)
+			continue
 		}
+		if first == nil {
+			first = e
+		}
+		doubtful = doubtful || inDoubt(e)
 	}
 	left, moved, dropErr := s.remove(l, p, stored, !doubtful)
 	return left, moved, errors.Join(dropErr, first)

@@ -149,7 +149,7 @@ func drainOver(t *testing.T, code int16) {
 // TestOutageOfKafka: the brokers are gone for a while and come back, with publishers at work all the time and a new process in
 // the midst. What is answered with nothing known, since it was sent when they went, is tried again with its idempotency key; the rest is
 // accepted at once. Nothing is lost or doubled, each key keeps its order, and what is told of places is true.
-func TestOutageOfKafka(t *testing.T) {
+func TestOutageOfKafka(t *testing.T) { //nolint:funlen // one scenario
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(3), kfake.SeedTopics(4, topicName))
 	if err != nil {
 		t.Fatal(err)
@@ -189,11 +189,12 @@ func TestOutageOfKafka(t *testing.T) {
 						time.Sleep(50 * time.Millisecond) //nolint:forbidigo // a client's pause
 						continue
 					}
-					if err != nil {
+					switch {
+					case err != nil:
 						t.Errorf("%s: %v", value, err)
-					} else if m.Offset == store.Spooled {
+					case m.Offset == store.Spooled:
 						spooled.Add(1)
-					} else {
+					default:
 						places.Store(value, [2]int64{int64(m.Partition), m.Offset})
 					}
 					break

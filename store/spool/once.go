@@ -131,7 +131,8 @@ func (s *Spool) fly(caller context.Context, f *onceCall, ack store.Ack) {
 	defer s.once.land(f)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(caller))
 	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)()
+	unhook := context.AfterFunc(s.ctx, cancel)
+	defer unhook()
 	before, err := s.recall(f)
 	switch {
 	case err != nil:

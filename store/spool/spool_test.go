@@ -26,12 +26,12 @@ func TestStore(t *testing.T) {
 			if err := w.s.Close(context.Background()); err != nil {
 				t.Fatal(err)
 			}
-			return newWhole(t, w.Store.Reopen(), nil, w.s.cfg.Dir)
+			return newWhole(t, w.Reopen(), nil, w.s.cfg.Dir)
 		},
 		Crash: func(_ *testing.T, _ store.Store, f store.Feed) { mem.Crash(f) },
-		Cut:   func(_ *testing.T, s store.Store) func() { return s.(*whole).Store.Cut() },
+		Cut:   func(_ *testing.T, s store.Store) func() { return s.(*whole).Cut() },
 		Trim: func(t *testing.T, s store.Store, topic string, p int32, before int64) {
-			if err := s.(*whole).Store.Trim(topic, p, before); err != nil {
+			if err := s.(*whole).Trim(topic, p, before); err != nil {
 				t.Fatal(err)
 			}
 		},
