@@ -145,6 +145,7 @@ func TestFleetKeepsTheLimit(t *testing.T) {
 			a, err := g.client(app).do("POST", "/v1/msgs/orders/v1", strings.NewReader("x"))
 			return err == nil && a.Header.Get("RateLimit-Policy") != ""
 		})
+		waitFor(t, "the others to be heard of", func() bool { return g.metric("kateway_quota_gateways") == 3 })
 	}
 	stop := make(chan struct{})
 	end := sync.OnceFunc(func() { close(stop) })

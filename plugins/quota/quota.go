@@ -100,6 +100,9 @@ func New(c Config) *Plugin {
 	}, func() float64 {
 		return float64(p.apps.count.Load() + p.keys.count.Load() + p.topics.count.Load() + p.addresses.count.Load())
 	}))
+	c.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "kateway_quota_gateways", Help: "Gateways that share the limits of apps, this one included.",
+	}, func() float64 { return float64(p.fleet.size()) }))
 	return p
 }
 

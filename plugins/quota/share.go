@@ -95,6 +95,13 @@ func (f *fleet) share(app string) float64 {
 	return split(0, f.claims(app, buf[:0]))
 }
 
+// size is how many gateways there are.
+func (f *fleet) size() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return 1 + len(f.reports)
+}
+
 // claims are those of the other gateways. One that did not tell of the app asks for nothing.
 func (f *fleet) claims(app string, into []claim) []claim {
 	for _, r := range f.reports {
