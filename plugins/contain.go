@@ -173,7 +173,9 @@ func (b *box) within(f func() error) (err error) {
 func (b *box) abandon(done <-chan error) {
 	b.stuck.Add(1)
 	go func() {
-		_ = <-done // whatever it was, nobody waits for it
+		if err := <-done; err != nil {
+			b.log.Debug("a step that hung has ended after all", "error", err)
+		}
 		b.stuck.Add(-1)
 	}()
 }

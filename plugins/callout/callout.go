@@ -209,7 +209,7 @@ func (p *Plugin) ask(ctx context.Context, q question) (a answer, err error) {
 	resp, err := p.http.Do(req)
 	if err != nil {
 		if ctx.Err() == nil { // else it is the client that went away
-			err = errors.New(err.Error()) //nolint:revive // that the limit was a context's is nobody's business
+			err = errors.New(err.Error()) // that the limit was a context's is nobody's business
 		}
 		return a, err
 	}
