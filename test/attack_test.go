@@ -233,7 +233,7 @@ func TestFewFiles(t *testing.T) {
 	before, begun := g.cpu(), time.Now()
 	for range 20 {
 		c.publish("few", "", "while it is full") // the store can still open what it needs
-		time.Sleep(100 * time.Millisecond)
+		<-time.After(100 * time.Millisecond)
 	}
 	if share := float64(g.cpu()-before) / float64(time.Since(begun)); share > 0.2 {
 		t.Errorf("it takes %.0f %% of a processor while it is full", 100*share)
@@ -244,7 +244,7 @@ func TestFewFiles(t *testing.T) {
 	freed := time.Now()
 	waitFor(t, "room for new connections", func() bool {
 		tr := &http.Transport{DisableKeepAlives: true}
-		resp, err := (&http.Client{Transport: tr, Timeout: time.Second}).Get(g.pub + "/alive") //nolint:noctx // it has a time-out
+		resp, err := (&http.Client{Transport: tr, Timeout: time.Second}).Get(g.pub + "/alive")
 		if err != nil {
 			return false
 		}
