@@ -43,7 +43,9 @@ func TestRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "serve", "--config", config)
-	cmd.Env = append(os.Environ(), beMain+"=1")
+	// The environment of the tests themselves has names that are no options.
+	ours := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KATEWAY_") })
+	cmd.Env = append(ours, beMain+"=1")
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
