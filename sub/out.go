@@ -22,6 +22,10 @@ type chunk struct {
 	coded []byte
 	verbs []group.Verb // of the messages in buf
 	bytes int64        // of these messages: keys, values and headers
+
+	// What a client says over a WebSocket.
+	said []receipted
+	at   []int
 }
 
 func (h *Handler) getChunk() *chunk {
@@ -39,7 +43,8 @@ func (h *Handler) putChunk(c *chunk) {
 	if cap(c.coded) > chunkKept {
 		c.coded = nil
 	}
-	c.buf, c.coded, c.verbs, c.bytes = c.buf[:0], c.coded[:0], c.verbs[:0], 0
+	clear(c.said) // the receipts
+	c.buf, c.coded, c.verbs, c.bytes, c.said, c.at = c.buf[:0], c.coded[:0], c.verbs[:0], 0, c.said[:0], c.at[:0]
 	h.chunks.Put(c)
 }
 

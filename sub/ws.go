@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	socketBuffer = 512       // what an idle WebSocket keeps to read into
+	socketBuffer = 4 << 10   // what is read at once from a WebSocket on which something comes
 	socketLimit  = 128 << 10 // bytes of what a client says in one message
 )
 
@@ -97,8 +97,9 @@ type feed interface { //nolint:interfacebloat // a group and a reader differ in 
 	note(dst []byte, at moment) []byte
 	// written says what became of the messages from..to-1: the connection has them, or it is broken.
 	written(c *chunk, from, to int, ok bool)
-	// settle does what the client says of messages, and answers one error per verb. Another goroutine may call it, one at a time.
-	settle(ctx context.Context, verbs []receipted) []error
+	// settle does what the client says of messages, and answers one error per verb. The chunk is lent for
+	// the call. Another goroutine may call it, one at a time.
+	settle(ctx context.Context, c *chunk, verbs []receipted) []error
 	close()
 }
 
@@ -126,7 +127,6 @@ type socket struct {
 	count   prometheus.Counter
 	use     *online.Use
 	blunder int // messages of the client that could not be understood
-	one     [1]receipted
 }
 
 // write is the writer. What it returns is what the client is told in the end.

@@ -57,10 +57,6 @@ type groupFeed struct {
 	opener  *group.Receipts // of settle, made for the first receipt
 	stays   bool            // what is un-acked at the end stays with the client
 	batch   []group.Delivery
-
-	// settle's own, used again and again.
-	verbs []group.Verb
-	at    []int
 }
 
 // openFeed makes the request a client of its group.
@@ -113,23 +109,19 @@ func (f *groupFeed) written(c *chunk, from, to int, ok bool) {
 }
 
 // settle asks the session first, which knows what it gave. What is not its own may be another client's of the group.
-func (f *groupFeed) settle(ctx context.Context, list []receipted) []error {
+func (f *groupFeed) settle(ctx context.Context, c *chunk, list []receipted) []error {
 	outcome := make([]error, len(list))
 	if f.opener == nil {
 		f.opener = f.h.groups.Receipts(f.enc.key)
 	}
-	verbs, at := f.verbs[:0], f.at[:0] // at is the element of each verb
-	if cap(verbs) < len(list) {
-		verbs, at = make([]group.Verb, 0, len(list)), make([]int, 0, len(list))
-	}
-	if len(list) == 1 {
-		f.verbs, f.at = verbs, at // nearly all are alone, and these serve again
-	}
-	for i, v := range list {
+	verbs, at := c.verbs[:0], c.at[:0] // at is the element of each verb
+	for i := range list {
+		v := &list[i]
 		if v.verb.Ref, outcome[i] = f.opener.Open(v.receipt); outcome[i] == nil {
 			verbs, at = append(verbs, v.verb), append(at, i)
 		}
 	}
+	c.verbs, c.at = verbs, at
 	if len(verbs) == 0 {
 		return outcome
 	}

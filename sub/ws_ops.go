@@ -15,6 +15,8 @@ import (
 
 const (
 	maxSocketVerbs = 1000 // in one message of a client
+	maxTogether    = 256  // acks that are settled as one
+	ackRoom        = 128  // bytes: an ack that is at hand is not longer
 	maxBlunders    = 10   // messages that can't be understood; then the client is sent away
 )
 
@@ -35,8 +37,14 @@ type errorEvent struct {
 func (s *socket) read() error {
 	for {
 		kind, data, err := s.conn.Next()
+		for receipt, ok := plainAck(kind, data); err == nil && ok; receipt, ok = plainAck(kind, data) {
+			kind, data, err = s.takeAcks(receipt)
+		}
 		if err != nil {
 			return err
+		}
+		if kind == 0 {
+			continue
 		}
 		if err := s.take(kind, data); err != nil {
 			return err
@@ -44,12 +52,39 @@ func (s *socket) read() error {
 	}
 }
 
+// takeAcks settles an ack, and together with it those that are at hand behind it. It answers the message after them, where that
+// is at hand too and no ack; kind 0: it is not.
+func (s *socket) takeAcks(receipt []byte) (kind ws.Kind, data []byte, err error) {
+	c := s.h.getChunk()
+	defer s.h.putChunk(c)
+	if cap(c.coded) < ackRoom {
+		c.coded = make([]byte, 0, ackRoom)
+	}
+	ends := c.at[:0] // of the receipts in c.buf
+	for ok := true; ok; {
+		c.buf = append(c.buf, receipt...)
+		if ends = append(ends, len(c.buf)); len(ends) == maxTogether || !s.conn.Ready() {
+			kind, data = 0, nil
+			break
+		}
+		kind, data, err = s.conn.NextIn(c.coded[:0])
+		receipt, ok = plainAck(kind, data)
+		ok = ok && err == nil
+	}
+	text, from := string(c.buf), 0
+	for _, to := range ends {
+		c.said = append(c.said, receipted{text[from:to], group.Verb{Op: group.Ack}})
+		from = to
+	}
+	c.at = ends
+	if bad := s.settle(c, c.said); bad != nil {
+		err = bad
+	}
+	return kind, bytes.Clone(data), err // the chunk is given back
+}
+
 // take does what one message of the client says. An error is the end.
 func (s *socket) take(kind ws.Kind, data []byte) error {
-	if receipt, ok := plainAck(kind, data); ok {
-		s.one[0] = receipted{receipt, group.Verb{Op: group.Ack}}
-		return s.settle(s.one[:])
-	}
 	list, err := parseVerbs(kind, data)
 	if err != nil {
 		s.blunder++
@@ -70,12 +105,14 @@ func (s *socket) take(kind ws.Kind, data []byte) error {
 	if len(good) == 0 {
 		return nil
 	}
-	return s.settle(good)
+	c := s.h.getChunk()
+	defer s.h.putChunk(c)
+	return s.settle(c, good)
 }
 
-// settle does the verbs, and tells of those that failed.
-func (s *socket) settle(good []receipted) error {
-	for i, err := range s.feed.settle(s.ctx, good) {
+// settle does the verbs, and tells of those that failed. The chunk is lent to the feed.
+func (s *socket) settle(c *chunk, good []receipted) error {
+	for i, err := range s.feed.settle(s.ctx, c, good) {
 		if err == nil {
 			continue
 		}
@@ -97,18 +134,18 @@ func (s *socket) tell(receipt string, why error) error {
 
 // plainAck reads what nearly all messages of clients are, without the cost of reading JSON: an ack of one message, spelled as in
 // the documents. Not ok: parseVerbs is to look at it.
-func plainAck(kind ws.Kind, data []byte) (receipt string, ok bool) {
+func plainAck(kind ws.Kind, data []byte) (receipt []byte, ok bool) {
 	const before, after = `{"op":"ack","receipt":"`, `"}`
 	if kind != ws.Text || len(data) <= len(before)+len(after) || string(data[:len(before)]) != before || string(data[len(data)-len(after):]) != after {
-		return "", false
+		return nil, false
 	}
 	data = data[len(before) : len(data)-len(after)]
 	for _, c := range data {
 		if c <= ' ' || c == '"' || c == '\\' || c >= 0x7f {
-			return "", false
+			return nil, false
 		}
 	}
-	return string(data), true
+	return data, true
 }
 
 // parseVerbs reads a client's message: one object or a list of them, of known fields, none twice. Kinds InvalidBody, TooLarge.

@@ -147,7 +147,7 @@ func (f *readFeed) build(dst []byte, it *broadcast.Item, conn *ws.Conn) []byte {
 }
 
 // settle refuses: there is nobody who would keep what was acked.
-func (f *readFeed) settle(_ context.Context, verbs []receipted) []error {
+func (f *readFeed) settle(_ context.Context, _ *chunk, verbs []receipted) []error {
 	outcome := make([]error, len(verbs))
 	for i := range outcome {
 		outcome[i] = fmt.Errorf("without a group nothing is acked: connect with group=<name>: %w", errs.InvalidParam)

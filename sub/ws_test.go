@@ -282,7 +282,7 @@ func TestPlainAck(t *testing.T) {
 			continue
 		}
 		list, err := parseVerbs(ws.Text, []byte(text))
-		if err != nil || len(list) != 1 || list[0].Op != "ack" || list[0].Receipt != receipt {
+		if err != nil || len(list) != 1 || list[0].Op != "ack" || list[0].Receipt != string(receipt) {
 			t.Errorf("%s: %q and %+v, %v", text, receipt, list, err)
 		}
 	}

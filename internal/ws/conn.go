@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -22,11 +23,15 @@ type Conn struct {
 	deflate bool
 
 	// The reader's.
-	in      *bufio.Reader
-	early   []byte    // what came with the handshake and is not read yet
-	replies []byte    // to control frames, sent before the reader waits
-	limit   time.Time // by when the message that has begun must be whole
-	renewed time.Time // when the read deadline was set
+	in      *bufio.Reader // lent while something comes; nil: none
+	lively  bool          // a message has come since it was lent: more may follow soon
+	pausing bool          // what is waited for may be long in coming, and in given back meanwhile
+	first   [16]byte      // what ends a wait without a buffer
+	early   []byte        // of first, or of what came with the handshake: what is not read yet
+	replies []byte        // to control frames, sent before the reader waits
+	limit   time.Time     // by when the message that has begun must be whole
+	renewed time.Time     // when the read deadline was set
+	short   bool          // it is that of a pause
 	readErr error
 
 	deadlines sync.Mutex // guards stopAt and the setting of read deadlines
@@ -104,16 +109,30 @@ func (c *Conn) setReadDeadline() error {
 	c.deadlines.Lock()
 	defer c.deadlines.Unlock()
 	now := time.Now()
-	at := now.Add(goneAfter)
+	at, often := now.Add(goneAfter), time.Second
+	if c.pausing {
+		at, often = now.Add(quietAfter), quietAfter/2
+	}
 	if first := earlier(c.limit, c.stopAt); !first.IsZero() && first.Before(at) {
 		c.renewed = time.Time{} // once that is over, it is set anew whenever this was
 		return c.conn.SetReadDeadline(first)
 	}
-	if now.Sub(c.renewed) < time.Second {
+	if now.Sub(c.renewed) < often && c.pausing == c.short {
 		return nil
 	}
-	c.renewed = now
+	c.renewed, c.short = now, c.pausing
 	return c.conn.SetReadDeadline(at)
+}
+
+// paused reports whether a read failed only because nothing has come for a moment.
+func (c *Conn) paused(err error) bool {
+	if !c.pausing || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	c.deadlines.Lock()
+	defer c.deadlines.Unlock()
+	first := earlier(c.limit, c.stopAt)
+	return c.short && (first.IsZero() || time.Now().Before(first))
 }
 
 // earlier is the earlier of two times, of which the zero one is none.

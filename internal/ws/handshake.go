@@ -100,7 +100,7 @@ func (h *Handshake) chooseProtocol(r *http.Request) error {
 type Config struct {
 	Limit  int   // bytes of a message, inflated; a larger one is passed over or ends the connection, see Skip
 	Skip   int64 // a message of up to so many bytes on the wire is passed over, and Next answers ErrTooLarge; 0: Limit
-	Buffer int   // bytes that are read at once, and that an idle connection keeps; at least 256
+	Buffer int   // bytes that are read at once, in a buffer that an idle connection does not keep; at least 256
 
 	Sockets *Sockets // where it is counted while it is served; may be nil
 }
@@ -129,9 +129,7 @@ func (h *Handshake) Accept(w http.ResponseWriter, r *http.Request, cfg Config) (
 		c.early = append(c.early, early...)
 	}
 	// net/http keeps its two buffers of 4 KiB as long as the handler runs. So they are replaced from within.
-	*rw.Writer = bufio.Writer{}
-	c.in = rw.Reader
-	*c.in = *bufio.NewReaderSize(source{c}, cfg.Buffer)
+	*rw.Writer, *rw.Reader = bufio.Writer{}, bufio.Reader{}
 	return c, nil
 }
 

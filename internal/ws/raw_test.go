@@ -231,7 +231,7 @@ func fragments() []rawCase {
 	ping := frame(0x89, true, 0, []byte("p"))
 	return []rawCase{
 		{"three fragments", [][]byte{begin, more, end}, "text 3, close 1000"},
-		{"a ping among fragments", [][]byte{begin, ping, more, ping, end}, "text 3, pong p, pong p, close 1000"},
+		{"a ping among fragments", [][]byte{begin, ping, more, ping, end}, "pong p, text 3, pong p, close 1000"},
 		{"empty fragments", [][]byte{frame(0x02, true, 0, nil), frame(0x00, true, 0, nil), frame(0x80, true, 0, nil)}, "binary 0, close 1000"},
 		{"a message within a message", [][]byte{begin, begin}, "close 1002"},
 		{"a whole message within a message", [][]byte{begin, frame(0x81, true, 0, []byte("x"))}, "close 1002"},

@@ -1,10 +1,12 @@
 package ws
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 	"unicode/utf8"
 )
@@ -26,11 +28,14 @@ type message struct {
 // Next waits for the next message and answers it; its bytes are the caller's. Control frames are dealt with meanwhile.
 // ErrTooLarge says that a message was passed over. Any other error is a *CloseError and the end: it is the same from then
 // on. One goroutine at a time may call it.
-func (c *Conn) Next() (Kind, []byte, error) {
+func (c *Conn) Next() (Kind, []byte, error) { return c.NextIn(nil) }
+
+// NextIn is Next for who has room for small messages: one that fits is put there, behind what room has.
+func (c *Conn) NextIn(room []byte) (Kind, []byte, error) {
 	if c.readErr != nil {
 		return 0, nil, c.readErr
 	}
-	kind, data, err := c.next()
+	kind, data, err := c.next(room[len(room):])
 	if err != nil && !errors.Is(err, ErrTooLarge) {
 		var end *CloseError
 		if !errors.As(err, &end) {
@@ -38,13 +43,26 @@ func (c *Conn) Next() (Kind, []byte, error) {
 		}
 		c.readErr = end
 		err = end
+		c.giveBack()
 	}
 	return kind, data, err
 }
 
-func (c *Conn) next() (Kind, []byte, error) {
-	var m message
+// Ready reports whether a whole message is at hand, short and in one frame: Next will not wait. It may be called by who calls Next.
+func (c *Conn) Ready() bool {
+	if c.in == nil || c.in.Buffered() < 6 {
+		return false
+	}
+	b, err := c.in.Peek(2)
+	return err == nil && b[0]&finBit != 0 && b[0]&0x0F < opClose && b[1]&^maskBit <= maxControl && c.in.Buffered() >= 6+int(b[1]&^maskBit)
+}
+
+func (c *Conn) next(room []byte) (Kind, []byte, error) {
+	m := message{data: room}
 	for {
+		if err := c.await(); err != nil {
+			return 0, nil, err
+		}
 		h, err := c.readHead(&m)
 		if err != nil {
 			return 0, nil, err
@@ -58,10 +76,52 @@ func (c *Conn) next() (Kind, []byte, error) {
 		if err := c.readFrame(&m, &h); err != nil {
 			return 0, nil, err
 		}
+		c.lively = true
 		if h.fin {
 			c.limit = time.Time{}
 			return c.whole(&m)
 		}
+	}
+}
+
+// readers are lent to connections on which something comes.
+var readers sync.Pool //nolint:gochecknoglobals // *bufio.Reader; a cache and no state
+
+// await waits for a frame to begin. Where messages have come it keeps its buffer for a moment, to read many at once; a wait that
+// is longer holds none.
+func (c *Conn) await() error {
+	if c.in != nil && (c.lively || c.in.Buffered() > 0) {
+		c.pausing = c.limit.IsZero()
+		_, err := c.in.Peek(1)
+		over := c.paused(err)
+		c.pausing = false
+		if !over {
+			return err
+		}
+	}
+	c.giveBack()
+	if len(c.early) == 0 {
+		n, err := source{c}.Read(c.first[:])
+		if err != nil {
+			return err
+		}
+		c.early = c.first[:n]
+	}
+	in, ok := readers.Get().(*bufio.Reader)
+	if !ok || in.Size() != c.cfg.Buffer {
+		in = bufio.NewReaderSize(nil, c.cfg.Buffer)
+	}
+	in.Reset(source{c})
+	c.in = in
+	return nil
+}
+
+// giveBack gives the buffer back, which has nothing any more that will be read.
+func (c *Conn) giveBack() {
+	if c.in != nil {
+		c.in.Reset(nil)
+		readers.Put(c.in)
+		c.in, c.lively = nil, false
 	}
 }
 
@@ -76,7 +136,7 @@ func (c *Conn) readHead(m *message) (h head, err error) {
 	if why := c.fault(&h, m, b[0], b[1]); why != "" {
 		return h, Close(ProtocolError, why)
 	}
-	if !h.control() && c.limit.IsZero() {
+	if !h.control() && c.limit.IsZero() && !c.Ready() {
 		c.limit = time.Now().Add(messageLimit)
 	}
 	size := 2

@@ -247,3 +247,55 @@ func TestGo(t *testing.T) {
 		t.Error("Wait did not wait for the end")
 	}
 }
+
+// A reader to whom messages come keeps its buffer for a moment, and gives it back when it is quiet. What comes after is
+// read all the same, and a client that then says nothing is gone in its time.
+func TestBufferGoesBack(t *testing.T) {
+	var c *Conn
+	h := func(w http.ResponseWriter, r *http.Request) error {
+		hs, err := Ask(r)
+		if err != nil {
+			return err
+		}
+		if c, err = hs.Accept(w, r, Config{Limit: 1000, Buffer: 512}); err != nil {
+			return err
+		}
+		return c.Serve(r.Context(), func() error {
+			for {
+				if _, _, err := c.Next(); err != nil {
+					return err
+				}
+			}
+		}, func(ctx context.Context) error { <-ctx.Done(); return nil })
+	}
+	timed(t, h, func(t *testing.T, r *raw) {
+		say := func() {
+			t.Helper()
+			if _, err := r.conn.Write(frame(0x81, true, 0, []byte("some text that is not so short"))); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		for range 3 {
+			say()
+			if c.in == nil {
+				t.Fatal("nothing is kept while messages come")
+			}
+			say()
+			time.Sleep(quietAfter + time.Millisecond)
+			synctest.Wait()
+			if c.in != nil {
+				t.Fatal("a buffer is kept while nothing comes")
+			}
+		}
+		began := time.Now()
+		for {
+			if got, _ := r.next(2); got != pingFrame {
+				break
+			}
+		}
+		if took := time.Since(began); took > goneAfter+quietAfter {
+			t.Errorf("gone after %v", took)
+		}
+	})
+}

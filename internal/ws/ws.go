@@ -2,8 +2,7 @@
 // It is strict: what the RFC forbids ends the connection, with the code that the RFC has for it.
 //
 // It differs from the usual libraries in what it leaves to its caller. Frames are appended to a buffer, as many as there
-// are at hand, and go out in one write. While nothing happens a connection keeps no buffer but the one it reads into,
-// whose size is the caller's choice; pings come from a timer. A message that is too large can be passed over and refused
+// are at hand, and go out in one write. While nothing happens a connection keeps no buffer; pings come from a timer. A message that is too large can be passed over and refused
 // without ending the connection.
 //
 // A connection has two halves, a reader and a writer. See [Conn.Serve].
@@ -21,6 +20,7 @@ import (
 const (
 	pingEvery    = 20 * time.Second
 	goneAfter    = 50 * time.Second // without a byte: two pings had no answer, the second for 10 s
+	quietAfter   = 2 * time.Second  // without a byte a reader gives its buffer back
 	messageLimit = 60 * time.Second // from a message's first byte to its last
 	writeTimeout = 30 * time.Second // for a client to take what one Write gives it
 	renewAt      = 20 * time.Second // a write deadline that is this far away is good enough
