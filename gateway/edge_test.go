@@ -183,7 +183,7 @@ func TestMaxConnections(t *testing.T) {
 	open[0].Close()
 	await(t, "room for another", func() bool {
 		c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-		resp, err := c.Post("http://"+g.Addr(Pub)+"/v1/msgs/a/v1", "text/plain", strings.NewReader("x")) //nolint:noctx // a few ms
+		resp, err := c.Post("http://"+g.Addr(Pub)+"/v1/msgs/a/v1", "text/plain", strings.NewReader("x"))
 		if err != nil {
 			return false
 		}

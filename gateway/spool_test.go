@@ -102,7 +102,7 @@ func request(t *testing.T, method, url, body string, head ...string) (int, http.
 
 // TestGatewaySpools: the store goes, the gateway is started anew, for a topic that is new as well, and the store comes back: all is there,
 // in order. What the gateway tells of itself meanwhile is true.
-func TestGatewaySpools(t *testing.T) { //nolint:funlen // one scenario
+func TestGatewaySpools(t *testing.T) {
 	dir, m := t.TempDir(), mem.New()
 	away := make(chan struct{}, 1)
 	s := func() store.Store {

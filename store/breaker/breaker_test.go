@@ -82,7 +82,7 @@ func TestTopic(t *testing.T) {
 			t.Errorf("%+v", open)
 		}
 
-		time.Sleep(openTime + time.Millisecond)
+		<-time.After(openTime + time.Millisecond)
 		if open := b.Open(); len(open) != 1 || !open[0].Probing {
 			t.Errorf("%+v", open)
 		}
@@ -91,7 +91,7 @@ func TestTopic(t *testing.T) {
 		}
 
 		f.set("a", nil)
-		time.Sleep(openTime + time.Millisecond)
+		<-time.After(openTime + time.Millisecond)
 		if err := publish(t, b, "a", 100); err != nil || f.count("a") != 106 {
 			t.Errorf("it works again: %v, asked %d times", err, f.count("a"))
 		}
@@ -107,7 +107,7 @@ func TestOneProbe(t *testing.T) {
 		f, b, _ := newFaulty(t)
 		f.set("a", errs.Uncertain)
 		_ = publish(t, b, "a", 5)
-		time.Sleep(openTime + time.Millisecond)
+		<-time.After(openTime + time.Millisecond)
 		f.set("a", nil)
 		f.mu.Lock()
 		f.block = make(chan struct{})
@@ -164,7 +164,7 @@ kateway_circuit_refused_total{of="topic"} 0
 			t.Error(err)
 		}
 		f.set("east:11", nil)
-		time.Sleep(openTime + time.Millisecond)
+		<-time.After(openTime + time.Millisecond)
 		if err := publish(t, b, "east:11", 3); err != nil {
 			t.Error(err)
 		}
@@ -178,7 +178,7 @@ func TestOneTopicIsNoCluster(t *testing.T) {
 		f.set("a", errs.Unavailable)
 		for range 20 {
 			_ = publish(t, b, "a", 5)
-			time.Sleep(openTime + time.Millisecond)
+			<-time.After(openTime + time.Millisecond)
 		}
 		if err := publish(t, b, "b", 1); err != nil {
 			t.Errorf("another topic: %v", err)
