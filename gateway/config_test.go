@@ -71,7 +71,7 @@ func TestValidate(t *testing.T) {
 		"origin with a path":        {func(c *Config) { c.Origins = []string{"https://a.example/"} }, []string{"origins"}},
 		"origin in capitals":        {func(c *Config) { c.Origins = []string{"https://A.example"} }, []string{"origins"}},
 		"public with auth":          {func(c *Config) { c.Pub, c.Man, c.Plugins = "0.0.0.0:9191", ":9193", []string{"auth"} }, nil},
-		"unknown plugin":            {func(c *Config) { c.Plugins = []string{"auth", "quota", "auth"} }, []string{"plugins", "plugins"}},
+		"unknown plugin":            {func(c *Config) { c.Plugins = []string{"auth", "quotas", "auth"} }, []string{"plugins", "plugins"}},
 		"brokers in ZooKeeper":      {func(c *Config) { c.KafkaZK = "a:2181,b:2181/kafka" }, nil},
 		"brokers twice":             {func(c *Config) { c.KafkaZK, c.Kafka = "a:2181", []string{"b:9092"} }, []string{"kafka-zk"}},
 		"ZooKeeper, embedded":       {func(c *Config) { c.ZK = "a:2181" }, []string{"zk"}},

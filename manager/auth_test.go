@@ -67,6 +67,7 @@ var (
 		"POST /v1/clusters", "PATCH /v1/clusters/:cluster", "DELETE /v1/clusters/:cluster",
 		"PUT /v1/options/:name", "POST /v1/refresh",
 		"POST /v1/spool/aside/requeue", "DELETE /v1/spool/aside",
+		"PUT /v1/topics/:app/:topic/:ver/schema", "DELETE /v1/topics/:app/:topic/:ver/schema",
 	}
 )
 

@@ -67,6 +67,7 @@ func TestNobodySetsWhatIsNotHisToSet(t *testing.T) {
 		{"DELETE", "/v1/dead/shop/orders/v1/g", `{"messages":[]`, "group app topic all"},
 		{"POST", "/v1/spool/aside/requeue", `{"ids":[]`, "all topic messages"},
 		{"DELETE", "/v1/spool/aside", `{"ids":[]`, "all topic messages"},
+		{"PUT", ordersPath + "/schema", `{"type":"json","text":"{}"`, "app topic ver version"},
 	}
 	for _, r := range routes {
 		for _, field := range append(strings.Fields(r.fixed), everywhere...) {
