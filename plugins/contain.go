@@ -52,6 +52,9 @@ func NewContained(links []Link, log *slog.Logger, metrics prometheus.Registerer)
 		if _, ok := l.Plugin.(Identifier); ok {
 			g.identifies = true
 		}
+		if _, ok := l.Plugin.(Leaver); !ok {
+			g.stays = true
+		}
 		if a, ok := l.Plugin.(Admitter); ok {
 			g.admitters = append(g.admitters, boxedAdmitter{b, a})
 		}

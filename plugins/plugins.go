@@ -51,6 +51,7 @@ type Call struct {
 
 	request *http.Request               // see Gate
 	work    func(r *http.Request) error // nil once it has begun
+	leaves  bool                        // see Leave
 }
 
 // Load is what a call takes of what is bounded.

@@ -35,6 +35,7 @@ func (h *Handler) act(op plugins.Op, lasting bool, fresh func(*http.Request) act
 		if bad != nil {
 			return bad
 		}
+		a.where().leaves = true
 		return a.do(h, w, r)
 	}
 }
@@ -62,7 +63,7 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, op plugins.Op, la
 		if bad != nil {
 			return bad
 		}
-		p.app, p.inspect = c.App, h.gate.Inspection(&c)
+		p.app, p.inspect, p.leaves = c.App, h.gate.Inspection(&c), c.Leave()
 		return a.do(h, w, r)
 	})
 }
@@ -87,6 +88,7 @@ type place struct {
 	queue meta.Queue // of the group's, instead of the topic; "": the topic
 
 	inspect plugins.Inspection // of what is delivered; nil: nothing is looked at
+	leaves  bool               // no plugin waits for the end, so that the handler may return before
 }
 
 func (p *place) where() *place { return p }

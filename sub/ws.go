@@ -48,8 +48,8 @@ func (w *socketWish) format(q httpx.Query, base64 bool) error {
 }
 
 // serve makes a WebSocket of the request and serves it: of a place, so many messages at once, and in all up to limit, where
-// there is one. The feed belongs to it. Where there are plugins it returns at the end, since their chain is around it; where
-// there are none at once: then what is kept of the request is nothing but the socket.
+// there is one. The feed belongs to it. Where a plugin waits for the end it returns then, since the chain is around it; else at
+// once: then what is kept of the request is nothing but the socket.
 func (w *socketWish) serve(h *Handler, rw http.ResponseWriter, r *http.Request, f feed, p *place, most int, limit int64) error {
 	rw.Header()["Cache-Control"] = []string{"no-store"}
 	conn, err := w.handshake.Accept(rw, r, ws.Config{Limit: socketLimit, Buffer: socketBuffer, Sockets: &h.sockets})
@@ -62,7 +62,7 @@ func (w *socketWish) serve(h *Handler, rw http.ResponseWriter, r *http.Request, 
 		count: h.metrics.messages.of(p.topic), use: p.use(r.Context(), online.WS),
 	}
 	h.metrics.sockets.Inc()
-	if h.gate != nil {
+	if !p.leaves {
 		defer s.close()
 		s.ctx = r.Context()
 		return conn.Serve(s.ctx, s.read, s.write)

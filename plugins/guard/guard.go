@@ -156,6 +156,9 @@ func memoryFor(configured int64, s Sizes) int64 {
 	return max(noLimit, 4*s.Batch)
 }
 
+// Leaves is plugins.Leaver's: a lasting call is judged by whether it was served, and has nothing to give back.
+func (*Plugin) Leaves() {}
+
 // Wrap refuses what there is no memory for, and apps that are left out. Kinds: Overloaded, Throttled.
 func (p *Plugin) Wrap(next plugins.Handler) plugins.Handler {
 	return func(ctx context.Context, c *plugins.Call) error {

@@ -60,6 +60,9 @@ func newPlugin(in, out []*rule, r prometheus.Registerer) *Plugin {
 	return &Plugin{in: in, out: out, changed: of("changed"), failed: of("failed"), dropped: of("dropped"), routed: of("routed")}
 }
 
+// Leaves is plugins.Leaver's.
+func (*Plugin) Leaves() {}
+
 // Wrap lets everything pass: what is changed are messages.
 func (*Plugin) Wrap(next plugins.Handler) plugins.Handler { return next }
 
