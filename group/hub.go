@@ -128,7 +128,8 @@ func (h *Hub) sit(ctx context.Context, a *Ask, f *filter.Filter) (*seat, error) 
 			return nil, err
 		}
 		if seat != nil {
-			seat.left = func() { h.visit(a.Key, -1) }
+			key := a.Key // all that is kept of a, for as long as the client stays
+			seat.left = func() { h.visit(key, -1) }
 			return seat, nil
 		}
 		if err := h.over(ctx, s); err != nil {
