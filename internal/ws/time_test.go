@@ -282,7 +282,7 @@ func TestBufferGoesBack(t *testing.T) {
 				t.Fatal("nothing is kept while messages come")
 			}
 			say()
-			time.Sleep(quietAfter + time.Millisecond)
+			<-time.After(quietAfter + time.Millisecond)
 			synctest.Wait()
 			if c.in != nil {
 				t.Fatal("a buffer is kept while nothing comes")
