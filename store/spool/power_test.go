@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -160,9 +162,9 @@ func (l *life) publisher(s *Spool, who int) {
 }
 
 func TestPowerLoss(t *testing.T) {
-	seeds := 2000
-	if testing.Short() {
-		seeds = 150
+	seeds := 300
+	if n, err := strconv.Atoi(os.Getenv("KATEWAY_TEST_POWER")); err == nil && n > 0 {
+		seeds = n
 	}
 	var wg sync.WaitGroup
 	next := make(chan uint64)
