@@ -82,6 +82,10 @@ func openZooKeeper(c *Config, log *slog.Logger) (*zk.Client, error) {
 	if chroot == "" || chroot == "/" {
 		chroot = zkChroot
 	}
+	secured, err := zooKeeperTLS(c, log)
+	if err != nil {
+		return nil, err
+	}
 	credentials := ""
 	if c.ZKAuthFile != "" {
 		b, err := os.ReadFile(c.ZKAuthFile)
@@ -90,7 +94,7 @@ func openZooKeeper(c *Config, log *slog.Logger) (*zk.Client, error) {
 		}
 		credentials = strings.TrimSpace(string(b))
 	}
-	return zk.Open(zk.Config{Servers: servers, Chroot: chroot, Credentials: credentials, Log: log})
+	return zk.Open(zk.Config{Servers: servers, Chroot: chroot, Credentials: credentials, TLS: secured, Log: log})
 }
 
 // follow keeps meta up to date until ctx ends.

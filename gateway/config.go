@@ -33,6 +33,13 @@ type Config struct {
 	KafkaZK          string        `name:"kafka-zk" placeholder:"HOST:PORT,.../PATH" help:"ZooKeeper of a Kafka that still has one: the brokers are found there, instead of by --kafka; implies --store kafka."`
 	KafkaCompression string        `default:"lz4" placeholder:"CODEC" help:"Compression of what is produced to Kafka: none, gzip, snappy, lz4 or zstd (default: ${default})."`
 	KafkaGroups      string        `name:"kafka-group-protocol" default:"auto" placeholder:"NAME" help:"How members of groups work with Kafka: classic, consumer (KIP-848, from Kafka 4.0 on), or auto, which is classic: it fails over faster (default: ${default})."`
+	KafkaTLS         bool          `name:"kafka-tls" help:"Speak to Kafka's brokers over TLS. Their certificates are checked, for the host that each is named by."`
+	KafkaTLSCA       string        `name:"kafka-tls-ca" placeholder:"FILE" help:"The authorities of the brokers' certificates, in PEM (default: the system's). A changed file of this or the next two holds for new connections."`
+	KafkaTLSCert     string        `name:"kafka-tls-cert" placeholder:"FILE" help:"Certificate in PEM that is shown to brokers that ask for one."`
+	KafkaTLSKey      string        `name:"kafka-tls-key" placeholder:"FILE" help:"Its private key in PEM."`
+	KafkaSASL        string        `name:"kafka-sasl" placeholder:"NAME" help:"Tell Kafka's brokers who this is: plain (with --kafka-tls only, or on this machine), scram-sha-256 or scram-sha-512 (default: none)."`
+	KafkaSASLFile    string        `name:"kafka-sasl-file" placeholder:"FILE" help:"File that holds user:password for --kafka-sasl. It is read for each new connection."`
+	KafkaSASLDir     string        `name:"kafka-sasl-dir" placeholder:"DIR" help:"Directory with such a file for each further cluster that is registered with SASL, named as the cluster."`
 	Partitions       int32         `default:"1" placeholder:"N" help:"Partitions of a topic made on first use in the embedded store (default: ${default})."`
 	Retention        time.Duration `default:"168h" placeholder:"TIME" help:"How long a topic made on first use in the embedded store keeps its messages (default: ${default})."`
 
@@ -42,6 +49,10 @@ type Config struct {
 
 	ZK          string `name:"zk" placeholder:"HOST:PORT,.../PATH" help:"ZooKeeper servers, comma separated, with an optional path under which kateway keeps its own (/kateway without one): apps, topics and grants are then shared by all gateways that name it."`
 	ZKAuthFile  string `name:"zk-auth-file" placeholder:"FILE" help:"File that holds user:password for ZooKeeper; nodes are then made so that nobody else can read them."`
+	ZKTLS       bool   `name:"zk-tls" help:"Speak to ZooKeeper over TLS, also to that of --kafka-zk. The servers' certificates are checked, for the host that each is named by."`
+	ZKTLSCA     string `name:"zk-tls-ca" placeholder:"FILE" help:"The authorities of the servers' certificates, in PEM (default: the system's). A changed file of this or the next two holds for new connections."`
+	ZKTLSCert   string `name:"zk-tls-cert" placeholder:"FILE" help:"Certificate in PEM that is shown to ZooKeeper."`
+	ZKTLSKey    string `name:"zk-tls-key" placeholder:"FILE" help:"Its private key in PEM."`
 	Peer        string `default:"off" placeholder:"ADDR" help:"Listener for the other gateways only; needed with --zk where there are several (default: ${default})."`
 	Advertise   string `placeholder:"HOST" help:"Host under which the other gateways reach this one (default: the address listened on, or the host name)."`
 	PeerTLSCert string `name:"peer-tls-cert" placeholder:"FILE" help:"Certificate in PEM, of this gateway as server and as client of the others: gateways then know each other by mutual TLS instead of by the cluster's secret."`
@@ -152,6 +163,7 @@ func (c *Config) Validate() error {
 	c.checkAddresses(&f)
 	c.checkStore(&f)
 	c.checkCluster(&f)
+	c.checkLinks(&f)
 	c.checkPlugins(&f)
 	c.checkWeb(&f)
 	c.checkLimits(&f)

@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/kateway/kateway/internal/errs"
-	"github.com/kateway/kateway/internal/zk"
-	"github.com/kateway/kateway/internal/zkbrokers"
 	"github.com/kateway/kateway/meta"
 	"github.com/kateway/kateway/store"
 	"github.com/kateway/kateway/store/clusters"
@@ -29,7 +27,7 @@ const (
 // openStore opens the store that the configuration names.
 func openStore(ctx context.Context, c *Config, log *slog.Logger) (store.Store, error) {
 	if c.StoreKind() == "kafka" {
-		return openKafka(ctx, c, log)
+		return openKafka(ctx, c, c.defaultLink(), log)
 	}
 	s, err := embedded.Open(embedded.Config{
 		Dir: storeDir(c), Log: log,
@@ -78,45 +76,30 @@ func (g *Gateway) warm(ctx context.Context) {
 	}
 }
 
-func openKafka(ctx context.Context, c *Config, log *slog.Logger) (store.Store, error) {
+func openKafka(ctx context.Context, c *Config, l kafkaLink, log *slog.Logger) (store.Store, error) {
 	patience := kafkaPatience
 	if c.Spool != off {
 		patience = kafkaHaste
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	brokers := c.Kafka
-	if c.KafkaZK != "" {
+	cfg := kafka.Config{Brokers: l.brokers, Compression: c.KafkaCompression, Protocol: c.KafkaGroups, ClientID: c.ID, Log: log,
+		SendTimeout: min(5*time.Second, max(time.Second, c.PublishTimeout/3*2)), // so that what could not be sent is known within the publisher's time
+	}
+	if err := l.secure(&cfg, log); err != nil {
+		return nil, err
+	}
+	if l.zooKeeper != "" {
 		var err error
-		if brokers, err = brokersFrom(ctx, c.KafkaZK, log); err != nil {
+		if cfg.Brokers, err = brokersFrom(ctx, c, &l, log); err != nil {
 			return nil, err
 		}
 	}
-	s, err := kafka.Open(ctx, kafka.Config{Brokers: brokers, Compression: c.KafkaCompression, Protocol: c.KafkaGroups, ClientID: c.ID, Log: log,
-		SendTimeout: min(5*time.Second, max(time.Second, c.PublishTimeout/3*2)), // so that what could not be sent is known within the publisher's time
-	})
+	s, err := kafka.Open(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
 	return s, nil
-}
-
-// brokersFrom finds the brokers of a Kafka that keeps them in ZooKeeper.
-func brokersFrom(ctx context.Context, servers string, log *slog.Logger) ([]string, error) {
-	hosts, chroot, err := zk.ParseServers(servers)
-	if err != nil {
-		return nil, err
-	}
-	c, err := zk.Open(zk.Config{Servers: hosts, Chroot: chroot, Log: log})
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	brokers, err := zkbrokers.BrokersFromZooKeeper(ctx, c)
-	if err != nil {
-		return nil, fmt.Errorf("looking for Kafka's brokers in ZooKeeper %s: %w", servers, err)
-	}
-	return brokers, nil
 }
 
 // clusters makes one store of the one that the gateway is configured with and those that meta knows.
@@ -126,9 +109,11 @@ func (g *Gateway) clusters(first store.Store) *clusters.Stores {
 		if c == nil {
 			return nil, fmt.Errorf("there is no cluster %q: %w", name, errs.UnknownTopic)
 		}
-		cfg := g.cfg
-		cfg.Kafka, cfg.KafkaZK = c.Brokers, c.ZooKeeper
-		return openKafka(ctx, &cfg, g.log.With("cluster", name))
+		l, err := g.cfg.linkTo(c)
+		if err != nil {
+			return nil, err
+		}
+		return openKafka(ctx, &g.cfg, l, g.log.With("cluster", name))
 	}})
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/kateway/kateway/internal/links"
 	"github.com/kateway/kateway/meta"
 	"github.com/kateway/kateway/store"
 	"github.com/kateway/kateway/store/kafka"
@@ -16,6 +17,45 @@ const leaveTime = 2 * time.Second
 
 type brokers struct {
 	Brokers []string `required:"" placeholder:"BROKERS" help:"Some of Kafka's brokers, host:port, comma separated (KATEWAY_KAFKA)."`
+	kafkaLink
+}
+
+// kafkaLink is how brokers are spoken to, as a gateway has it.
+type kafkaLink struct {
+	KafkaTLS      bool   `name:"kafka-tls" help:"Speak to Kafka's brokers over TLS (KATEWAY_KAFKA_TLS, as with the following)."`
+	KafkaTLSCA    string `name:"kafka-tls-ca" placeholder:"FILE" help:"The authorities of the brokers' certificates, in PEM, instead of the system's."`
+	KafkaTLSCert  string `name:"kafka-tls-cert" placeholder:"FILE" help:"Certificate in PEM to show to brokers."`
+	KafkaTLSKey   string `name:"kafka-tls-key" placeholder:"FILE" help:"Its private key in PEM."`
+	KafkaSASL     string `name:"kafka-sasl" placeholder:"NAME" help:"Tell brokers who this is: plain, scram-sha-256 or scram-sha-512."`
+	KafkaSASLFile string `name:"kafka-sasl-file" placeholder:"FILE" help:"File that holds user:password for --kafka-sasl."`
+}
+
+// secure sets what the link needs.
+func (l *kafkaLink) secure(cfg *kafka.Config) error {
+	files := links.Files{CA: l.KafkaTLSCA, Cert: l.KafkaTLSCert, Key: l.KafkaTLSKey}
+	switch {
+	case !l.KafkaTLS && files != links.Files{}:
+		return usagef("--kafka-tls-ca, --kafka-tls-cert and --kafka-tls-key are for nothing without --kafka-tls")
+	case (files.Cert == "") != (files.Key == ""):
+		return usagef("--kafka-tls-cert and --kafka-tls-key go together; one is missing")
+	case (l.KafkaSASL == "") != (l.KafkaSASLFile == ""):
+		return usagef("--kafka-sasl and --kafka-sasl-file go together; one is missing")
+	}
+	if l.KafkaTLS {
+		t, err := links.LoadTLS(files, cfg.Log)
+		if err != nil {
+			return usagef("TLS to Kafka: %v", err)
+		}
+		cfg.TLS = t.Config
+	}
+	if l.KafkaSASL != "" {
+		c, err := links.LoadCredentials(l.KafkaSASLFile, cfg.Log)
+		if err != nil {
+			return usagef("credentials for Kafka: %v", err)
+		}
+		cfg.SASL = &kafka.SASL{Mechanism: l.KafkaSASL, Credentials: c.Current}
+	}
+	return nil
 }
 
 // Help is the second paragraph of its --help.
@@ -58,7 +98,7 @@ func newClusterReport(c store.Cluster, warnings []string) *clusterReport {
 func (c *brokers) Run(ctx context.Context, t *tool) error {
 	ctx, cancel := context.WithTimeout(ctx, t.global.Timeout)
 	defer cancel()
-	s, err := openKafka(ctx, c.Brokers)
+	s, err := openKafka(ctx, c.Brokers, &c.kafkaLink)
 	if err != nil {
 		return err
 	}
@@ -109,8 +149,12 @@ func (r *clusterReport) show(o *output) error {
 }
 
 // openKafka connects to Kafka, or says in unreachableError that it can't.
-func openKafka(ctx context.Context, brokers []string) (*kafka.Store, error) {
-	s, err := kafka.Open(ctx, kafka.Config{Brokers: brokers, ClientID: "gk", Log: slog.New(slog.DiscardHandler)})
+func openKafka(ctx context.Context, brokers []string, l *kafkaLink) (*kafka.Store, error) {
+	cfg := kafka.Config{Brokers: brokers, ClientID: "gk", Log: slog.New(slog.DiscardHandler)}
+	if err := l.secure(&cfg); err != nil {
+		return nil, err
+	}
+	s, err := kafka.Open(ctx, cfg)
 	if err != nil {
 		return nil, usagef("%v", err)
 	}
@@ -139,10 +183,10 @@ type storeTopic struct {
 }
 
 // kafkaTopics lists what the brokers have.
-func (t *tool) kafkaTopics(ctx context.Context, brokers []string) error {
+func (t *tool) kafkaTopics(ctx context.Context, brokers []string, l *kafkaLink) error {
 	ctx, cancel := context.WithTimeout(ctx, t.global.Timeout)
 	defer cancel()
-	s, err := openKafka(ctx, brokers)
+	s, err := openKafka(ctx, brokers, l)
 	if err != nil {
 		return err
 	}

@@ -2,10 +2,15 @@ package gk
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/kateway/kateway/internal/testkit"
 )
 
 func newKafka(t *testing.T, topics ...string) string {
@@ -54,4 +59,30 @@ func TestKafkaAway(t *testing.T) {
 	f, _ := healthy(t)
 	f.invoke(t, "doctor", "--brokers", dead, "--timeout", "300ms").contains(t, exitFailed, "can this machine reach them")
 	f.invoke(t, "doctor", "--brokers", strings.ReplaceAll(newKafka(t, "shop.orders.v1"), " ", "")).contains(t, exitFailed, "2 brokers, and all partitions", "use three or more")
+}
+
+func TestSecuredKafka(t *testing.T) {
+	a := testkit.NewAuthority(t)
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(3, "legacy"), kfake.EnableSASL(), kfake.Superuser("PLAIN", "me", "hidden"), kfake.TLS(a.Server("127.0.0.1", time.Time{}, false)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	brokers, file := strings.Join(c.ListenAddrs(), ","), filepath.Join(t.TempDir(), "sasl")
+	if err := os.WriteFile(file, []byte("me:hidden\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := []string{"KATEWAY_KAFKA=" + brokers, "KATEWAY_KAFKA_TLS=true", "KATEWAY_KAFKA_TLS_CA=" + a.File, "KATEWAY_KAFKA_SASL=plain", "KATEWAY_KAFKA_SASL_FILE=" + file}
+	invoke(t, env, "", "brokers").contains(t, exitFailed, "topics            1")
+	invoke(t, nil, "", "topics", "ls", "--cluster", brokers, "--kafka-tls", "--kafka-tls-ca", a.File, "--kafka-sasl", "plain", "--kafka-sasl-file", file).contains(t, exitOK, "legacy")
+	invoke(t, env[:1:1], "", "brokers", "--kafka-tls").contains(t, exitUnreachable, "unknown authority")
+	invoke(t, env[:1:1], "", "brokers", "--kafka-tls-ca", a.File).contains(t, exitUsage, "for nothing without --kafka-tls")
+	invoke(t, env[:1:1], "", "brokers", "--kafka-sasl", "plain").contains(t, exitUsage, "go together")
+	if err := os.WriteFile(file, []byte("me:hiddenwrong\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := invoke(t, env, "", "brokers")
+	if o.contains(t, exitUnreachable, "credentials"); strings.Contains(o.out+o.err, "hidden") {
+		t.Errorf("the password is shown: %+v", o)
+	}
 }

@@ -40,6 +40,7 @@ type finding struct {
 type doctor struct {
 	Data    string   `placeholder:"DIR" help:"The data directory of a gateway on this machine, to look at the modes of its secrets' files."`
 	Brokers []string `placeholder:"BROKERS" help:"Ask these Kafka brokers, too (KATEWAY_KAFKA)."`
+	kafkaLink
 }
 
 // Help is the second paragraph of its --help.
@@ -252,7 +253,7 @@ func (d *diagnosis) kafka(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.global.Timeout)
 	defer cancel()
-	s, err := openKafka(ctx, d.Brokers)
+	s, err := openKafka(ctx, d.Brokers, &d.kafkaLink)
 	if err != nil {
 		d.find(levelFail, "kafka", "are these the brokers' addresses, and can this machine reach them?", "%v", err)
 		return

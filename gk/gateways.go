@@ -112,13 +112,29 @@ func (c *clustersGet) Run(ctx context.Context, t *tool) error { return t.show(ct
 type clusterPlace struct {
 	Bootstrap []string `placeholder:"BROKERS" xor:"place" required:"" help:"Some of its brokers, host:port, comma separated."`
 	Zookeeper string   `placeholder:"SERVERS" xor:"place" required:"" help:"The ZooKeeper of a ZooKeeper-mode Kafka, host:port,.../chroot; its brokers are found there."`
+	TLS       *bool    `name:"tls" negatable:"" help:"Whether its brokers are spoken to over TLS."`
+	SASL      *string  `name:"sasl" placeholder:"NAME" help:"Mechanism of SASL: plain (with --tls), scram-sha-256 or scram-sha-512; the credentials are in --kafka-sasl-dir of the gateways. Empty is none."`
 }
 
 func (p clusterPlace) body() body {
+	b := body{}
 	if p.Zookeeper != "" {
-		return body{"zookeeper": p.Zookeeper}
+		b["zookeeper"] = p.Zookeeper
+	} else {
+		b["brokers"] = p.Bootstrap
 	}
-	return body{"brokers": p.Bootstrap}
+	p.link(b)
+	return b
+}
+
+// link sets how its brokers are spoken to, where that is said.
+func (p clusterPlace) link(b body) {
+	if p.TLS != nil {
+		b["tls"] = *p.TLS
+	}
+	if p.SASL != nil {
+		b["sasl"] = *p.SASL
+	}
 }
 
 type clustersAdd struct {
@@ -140,6 +156,7 @@ type clustersSet struct {
 
 func (c *clustersSet) Run(ctx context.Context, t *tool) error {
 	b := body{"brokers": append([]string{}, c.Bootstrap...), "zookeeper": c.Zookeeper} // one of them takes the place of the other
+	c.link(b)
 	return t.call(ctx, change(http.MethodPatch, c.path(), b, c.match), "cluster "+c.Cluster+" is changed")
 }
 

@@ -12,6 +12,7 @@ const topicsPath = "/v1/topics"
 type topicsLs struct {
 	App     string   `placeholder:"NAME" help:"Only those of this app."`
 	Cluster []string `placeholder:"BROKERS" help:"Ask these Kafka brokers (host:port, comma separated) for all topics that they have."`
+	kafkaLink
 }
 
 func (c *topicsLs) Run(ctx context.Context, t *tool) error {
@@ -19,7 +20,7 @@ func (c *topicsLs) Run(ctx context.Context, t *tool) error {
 		if c.App != "" {
 			return usagef("--app and --cluster: Kafka knows no apps; give one of them")
 		}
-		return t.kafkaTopics(ctx, c.Cluster)
+		return t.kafkaTopics(ctx, c.Cluster, &c.kafkaLink)
 	}
 	keep := func(r meta.TopicRecord) bool { return c.App == "" || r.App == c.App }
 	return list(t, t.items(ctx, topicsPath, nil), "TOPIC CLUSTER PARTITIONS REPLICAS RETENTION CLEANUP STORE-TOPIC", keep, func(r meta.TopicRecord) []any {

@@ -141,10 +141,13 @@ func (h *Handler) answerCluster(c *call, id meta.ID) error {
 	return c.object(http.StatusOK, etag, h.viewCluster(c.ctx, cluster))
 }
 
-// clusterSettings are what a caller may set, and change, of a cluster: its brokers, or the ZooKeeper where they are found.
+// clusterSettings are what a caller may set, and change, of a cluster: its brokers, or the ZooKeeper where they are found, and
+// how they are spoken to. What that needs of secrets and files is the gateways', and named by nobody here.
 type clusterSettings struct {
 	Brokers   []string `json:"brokers"`
 	ZooKeeper string   `json:"zookeeper"`
+	TLS       bool     `json:"tls"`
+	SASL      string   `json:"sasl"`
 }
 
 func (h *Handler) createCluster(c *call) error {
@@ -158,7 +161,7 @@ func (h *Handler) createCluster(c *call) error {
 	if body.Name == meta.DefaultCluster {
 		return fmt.Errorf("cluster %s is what the gateways are configured with: %w", body.Name, errs.Conflict)
 	}
-	cluster := &meta.Cluster{Name: body.Name, Brokers: body.Brokers, ZooKeeper: body.ZooKeeper, Created: now()}
+	cluster := &meta.Cluster{Name: body.Name, Brokers: body.Brokers, ZooKeeper: body.ZooKeeper, TLS: body.TLS, SASL: body.SASL, Created: now()}
 	if err := valid(cluster); err != nil {
 		return err
 	}
@@ -179,12 +182,12 @@ func (h *Handler) patchCluster(c *call) error {
 		if err != nil {
 			return nil, err
 		}
-		s := clusterSettings{slices.Clone(was.Brokers), was.ZooKeeper}
+		s := clusterSettings{slices.Clone(was.Brokers), was.ZooKeeper, was.TLS, was.SASL}
 		if err := c.body(&s, "cluster", "created"); err != nil {
 			return nil, err
 		}
 		next := *was
-		next.Brokers, next.ZooKeeper = s.Brokers, s.ZooKeeper
+		next.Brokers, next.ZooKeeper, next.TLS, next.SASL = s.Brokers, s.ZooKeeper, s.TLS, s.SASL
 		return &next, valid(&next)
 	})
 	if err != nil {

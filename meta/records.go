@@ -166,8 +166,17 @@ type Cluster struct {
 	Name      string    `json:"cluster"`
 	Brokers   []string  `json:"brokers,omitempty"`   // bootstrap, host:port
 	ZooKeeper string    `json:"zookeeper,omitempty"` // host:port,.../chroot of a ZooKeeper-mode Kafka whose brokers are found there; instead of brokers
+	TLS       bool      `json:"tls,omitempty"`       // its brokers are spoken to over TLS, with what the gateways are configured with
+	SASL      string    `json:"sasl,omitempty"`      // mechanism by which they are told who we are; the credentials are files of the gateways
 	Created   time.Time `json:"created"`
 }
+
+// The mechanisms of SASL that a cluster may have.
+const (
+	SASLPlain       = "plain" // with TLS only
+	SASLScramSHA256 = "scram-sha-256"
+	SASLScramSHA512 = "scram-sha-512"
+)
 
 // The roles of an admin key.
 const (

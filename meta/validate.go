@@ -173,6 +173,8 @@ func (c *Cluster) Validate() error {
 	for _, b := range c.Brokers {
 		f.unless(isAddress(b), "broker %.100q must be host:port", b)
 	}
+	f.unless(slices.Contains([]string{"", SASLPlain, SASLScramSHA256, SASLScramSHA512}, c.SASL), "sasl %.100q is none of %s, %s, %s", c.SASL, SASLPlain, SASLScramSHA256, SASLScramSHA512)
+	f.unless(c.SASL != SASLPlain || c.TLS, "sasl %s sends the password as it is, and needs tls", SASLPlain)
 	if c.ZooKeeper != "" {
 		servers, _, _ := strings.Cut(c.ZooKeeper, "/")
 		for s := range strings.SplitSeq(servers, ",") {

@@ -2,7 +2,9 @@ package zk
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -49,7 +51,8 @@ func (h *hosts) Connected() {
 type dialer struct {
 	ctx       context.Context // ends waiting and dialing
 	dial      func(network, addr string, timeout time.Duration) (net.Conn, error)
-	handshake time.Duration // a server that takes the connection must have answered by then; the library would wait for a minute
+	tls       func() *tls.Config // nil = plain connections
+	handshake time.Duration      // a server that takes the connection must have answered by then; the library would wait for a minute
 	log       *slog.Logger
 
 	mu      sync.Mutex
@@ -63,13 +66,20 @@ func (d *dialer) open(network, addr string, timeout time.Duration) (net.Conn, er
 		return nil, err
 	}
 	conn, err := d.connect(network, addr, timeout)
+	if err == nil && d.tls != nil {
+		conn, err = d.secure(conn, addr, timeout)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err != nil {
 		d.complain(addr, err)
 		return nil, err
 	}
-	d.conn = &guarded{Conn: conn}
+	d.conn = &guarded{Conn: conn, refused: func(err error) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.complain(addr, err)
+	}}
 	if err := conn.SetReadDeadline(time.Now().Add(d.handshake)); err != nil {
 		return nil, err
 	}
@@ -82,6 +92,25 @@ func (d *dialer) connect(network, addr string, timeout time.Duration) (net.Conn,
 	}
 	nd := net.Dialer{Timeout: timeout}
 	return nd.DialContext(d.ctx, network, addr)
+}
+
+// secure shakes hands. Where it fails the connection is closed.
+func (d *dialer) secure(conn net.Conn, addr string, timeout time.Duration) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(d.ctx, max(timeout, d.handshake))
+	defer cancel()
+	cfg := d.tls().Clone()
+	cfg.ServerName = host
+	secured := tls.Client(conn, cfg)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("TLS: %w", err)
+	}
+	return secured, nil
 }
 
 // wait until an attempt is due.
@@ -141,6 +170,8 @@ func (d *dialer) hangUp() {
 // and the session timeout in milliseconds, four bytes each, and the session, eight.
 type guarded struct {
 	net.Conn
+	refused func(error) // told of a server that does not take our certificate, or needs one: by TLS 1.3 it says so after the handshake
+
 	mu   sync.Mutex
 	head [20]byte
 	read int           // bytes of the first answer
@@ -184,6 +215,9 @@ func (g *guarded) hold() {
 func (g *guarded) Read(p []byte) (int, error) {
 	g.hold()
 	n, err := g.Conn.Read(p)
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" && g.refused != nil {
+		g.refused(err)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.shaken() {

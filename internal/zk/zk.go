@@ -9,6 +9,7 @@ package zk
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,6 +39,7 @@ type Config struct {
 	Chroot      string                                                              // "/kateway"; before all paths. It is made if absent; "" = none
 	Session     time.Duration                                                       // that we may be silent before our ephemeral nodes go; 0 = 6 s. The servers have limits of their own, see State
 	Credentials string                                                              // "user:password" for the digest scheme: nodes are ours only. "" = none: nodes are open to all
+	TLS         func() *tls.Config                                                  // for a connection made now; nil = plain connections. Servers must have certificates for their hosts
 	Log         *slog.Logger                                                        // nil: none
 	Dial        func(network, addr string, timeout time.Duration) (net.Conn, error) // nil = net; it must end within the timeout
 }
@@ -152,7 +154,7 @@ func Open(cfg Config) (*Client, error) {
 		c.acl = zk.AuthACL(zk.PermAll)
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.dials = dialer{ctx: c.ctx, dial: cfg.Dial, handshake: max(cfg.Session/3, time.Second), log: cfg.Log}
+	c.dials = dialer{ctx: c.ctx, dial: cfg.Dial, tls: cfg.TLS, handshake: max(cfg.Session/3, time.Second), log: cfg.Log}
 	conn, events, err := zk.Connect(cfg.Servers, cfg.Session, zk.WithHostProvider(&hosts{}), zk.WithDialer(c.dials.open),
 		zk.WithEventCallback(c.event), zk.WithLogger(quiet{cfg.Log}), zk.WithLogInfo(false), zk.WithMaxBufferSize(maxAnswer))
 	if err != nil {

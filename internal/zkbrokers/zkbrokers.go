@@ -23,10 +23,25 @@ type ZooKeeper interface {
 	Get(ctx context.Context, path string) (data []byte, version int32, err error)
 }
 
-// BrokersFromZooKeeper answers the host:port of the plain listener of each broker that is alive, sorted by the brokers'
-// numbers. Unavailable where there is none: Kafka is down, has its metadata elsewhere (KRaft), or another chroot; also
-// where all brokers have listeners with TLS or SASL alone.
-func BrokersFromZooKeeper(ctx context.Context, c ZooKeeper) ([]string, error) {
+// Protocol is Kafka's name of how a listener is spoken to.
+func Protocol(tls, sasl bool) string {
+	switch {
+	case tls && sasl:
+		return "SASL_SSL"
+	case tls:
+		return "SSL"
+	case sasl:
+		return "SASL_PLAINTEXT"
+	}
+	return plaintext
+}
+
+const plaintext = "PLAINTEXT"
+
+// BrokersFromZooKeeper answers the host:port of the listener with that protocol of each broker that is alive, sorted by the
+// brokers' numbers. Unavailable where there is none: Kafka is down, has its metadata elsewhere (KRaft), or another chroot;
+// also where all brokers have listeners with other protocols alone.
+func BrokersFromZooKeeper(ctx context.Context, c ZooKeeper, protocol string) ([]string, error) {
 	ids, err := c.Children(ctx, brokerIDs)
 	if err != nil && !errors.Is(err, errs.NotFound) {
 		return nil, fmt.Errorf("listing %s: %w", brokerIDs, err)
@@ -42,7 +57,7 @@ func BrokersFromZooKeeper(ctx context.Context, c ZooKeeper) ([]string, error) {
 		case err != nil:
 			return nil, fmt.Errorf("broker %s: %w", id, err)
 		}
-		addr, err := address(data)
+		addr, err := address(data, protocol)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("broker %s: %w", id, err))
 			continue
@@ -73,8 +88,8 @@ type registration struct {
 	Protocols map[string]string `json:"listener_security_protocol_map"` // listener's name -> protocol; absent before version 4
 }
 
-// address is the broker's plain listener.
-func address(data []byte) (string, error) {
+// address is the broker's listener with the protocol.
+func address(data []byte, protocol string) (string, error) {
 	var r registration
 	if err := json.Unmarshal(data, &r); err != nil {
 		return "", fmt.Errorf("its node is not what Kafka writes: %w", err)
@@ -85,20 +100,20 @@ func address(data []byte) (string, error) {
 		if err != nil || host == "" || port == "" {
 			return "", fmt.Errorf("endpoint %q is not listener://host:port", e)
 		}
-		if r.plain(listener) {
+		if r.speaks(listener, protocol) {
 			return net.JoinHostPort(host, port), nil
 		}
 	}
-	if r.Host != nil && *r.Host != "" && r.Port > 0 {
+	if protocol == plaintext && r.Host != nil && *r.Host != "" && r.Port > 0 {
 		return net.JoinHostPort(*r.Host, strconv.Itoa(r.Port)), nil
 	}
-	return "", fmt.Errorf("none of its listeners %q is plain; name the brokers in the configuration", r.Endpoints)
+	return "", fmt.Errorf("none of its listeners %q is %s; name the brokers in the configuration, or say whether there is TLS and SASL", r.Endpoints, protocol)
 }
 
-// plain tells a listener without TLS and SASL. Its name may be anything.
-func (r *registration) plain(listener string) bool {
-	if protocol, known := r.Protocols[listener]; known {
-		return protocol == "PLAINTEXT"
+// speaks tells a listener with the protocol. Its name may be anything; where nothing else is said it is the protocol's.
+func (r *registration) speaks(listener, protocol string) bool {
+	if p, known := r.Protocols[listener]; known {
+		return p == protocol
 	}
-	return listener == "PLAINTEXT"
+	return listener == protocol
 }

@@ -39,8 +39,23 @@ func TestAddress(t *testing.T) {
 		"3.x": "kafka1:9092", "own listener names": "[fd00::1]:9092", "0.10": "kafka1:9092", "0.8": "kafka1:9092",
 		"TLS alone": "", "a misnomer": "", "no port": "", "nothing": "", "garbage": "", "empty": "",
 	} {
-		if got, err := address([]byte(nodes[version])); got != want || (err == nil) != (want != "") {
+		if got, err := address([]byte(nodes[version]), plaintext); got != want || (err == nil) != (want != "") {
 			t.Errorf("%s: %q, %v; want %q", version, got, err, want)
+		}
+	}
+}
+
+// With TLS or SASL the listeners that have it are taken, and no other.
+func TestAddressOfSecuredListener(t *testing.T) {
+	for _, c := range []struct {
+		tls, sasl     bool
+		version, want string
+	}{
+		{true, false, "own listener names", "kafka1:9090"}, {false, true, "own listener names", "public:9091"}, {true, true, "own listener names", ""},
+		{true, false, "0.10", "kafka1:9093"}, {true, false, "TLS alone", "kafka1:9093"}, {true, false, "3.x", ""}, {true, false, "0.8", ""},
+	} {
+		if got, err := address([]byte(nodes[c.version]), Protocol(c.tls, c.sasl)); got != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("%s of %s: %q, %v; want %q", Protocol(c.tls, c.sasl), c.version, got, err, c.want)
 		}
 	}
 }
@@ -75,7 +90,7 @@ func TestFaults(t *testing.T) {
 		"no Kafka":                      {tree{err: fmt.Errorf("%s: %w", brokerIDs, errs.NotFound)}, nil},
 		"no ZooKeeper":                  {tree{err: fmt.Errorf("down: %w", errs.Unavailable)}, nil},
 	} {
-		got, err := BrokersFromZooKeeper(t.Context(), &test.z)
+		got, err := BrokersFromZooKeeper(t.Context(), &test.z, plaintext)
 		if !slices.Equal(got, test.want) || (err == nil) != (test.want != nil) || err != nil && !errors.Is(err, errs.Unavailable) {
 			t.Errorf("%s: %q, %v; want %q", name, got, err, test.want)
 		}
@@ -102,7 +117,7 @@ func TestZooKeeper(t *testing.T) {
 			t.Fatal("no connection")
 		}
 	}
-	if _, err := BrokersFromZooKeeper(ctx, c); !errors.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), "chroot") {
+	if _, err := BrokersFromZooKeeper(ctx, c, plaintext); !errors.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), "chroot") {
 		t.Errorf("without a broker: %v", err)
 	}
 	for id, node := range map[string]string{
@@ -112,7 +127,7 @@ func TestZooKeeper(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := BrokersFromZooKeeper(ctx, c)
+	got, err := BrokersFromZooKeeper(ctx, c, plaintext)
 	if want := []string{"kafka1:9092", "kafka2:9092", "[fd00::1]:9092"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("brokers are %q, %v; want %q", got, err, want)
 	}

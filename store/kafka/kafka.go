@@ -11,6 +11,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -40,10 +41,11 @@ const (
 
 // Config says how to work with a cluster. Zero fields have the default that is named.
 type Config struct {
-	Brokers     []string    // host:port of some brokers; the others are learned from them
-	TLS         *tls.Config // nil = plain connections
-	ClientID    string      // how the brokers' logs and metrics name us; "kateway"
-	Compression string      // of what is produced: none, gzip, snappy, lz4, zstd; "lz4"
+	Brokers     []string           // host:port of some brokers; the others are learned from them
+	TLS         func() *tls.Config // for a connection made now; nil = plain connections. Brokers must have certificates for their hosts
+	SASL        *SASL              // nil = brokers are not told who we are
+	ClientID    string             // how the brokers' logs and metrics name us; "kateway"
+	Compression string             // of what is produced: none, gzip, snappy, lz4, zstd; "lz4"
 	Log         *slog.Logger
 
 	// Linger is how long a message waits for others to share its batch when more publishes are under way; a lone one never
@@ -101,6 +103,9 @@ func (c Config) Validate() error {
 	for _, b := range c.Brokers {
 		_, _, err := net.SplitHostPort(b)
 		check(err == nil, "Kafka broker %q is not host:port", b)
+	}
+	if err := c.SASL.check(c.TLS != nil, c.Brokers); err != nil {
+		faults = append(faults, err)
 	}
 	_, known := codec(c.Compression)
 	check(known, "Kafka compression %q is none of none, gzip, snappy, lz4, zstd", c.Compression)
@@ -196,18 +201,11 @@ func (s *Store) clientOpts(more ...kgo.Opt) []kgo.Opt {
 		kgo.ClientID(s.cfg.ClientID),
 		kgo.WithLogger(clientLog{s.log}),
 		kgo.DisableClientMetrics(),
-		kgo.DialTimeout(5 * time.Second),
 		kgo.MetadataMinAge(100 * time.Millisecond),
 		kgo.MetadataMaxAge(s.cfg.metadataAge),
 		kgo.RetryBackoffFn(backoff),
 	}
-	switch {
-	case s.cfg.dial != nil:
-		opts = append(opts, kgo.Dialer(s.cfg.dial))
-	case s.cfg.TLS != nil:
-		opts = append(opts, kgo.DialTLSConfig(s.cfg.TLS.Clone()))
-	}
-	return append(opts, more...)
+	return append(append(opts, s.linkOpts()...), more...)
 }
 
 // backoff is the wait before try n of the same request: 50 ms to 1 s, spread by a half.
@@ -276,6 +274,10 @@ func (s *Store) failed(what string, err error) error {
 	}
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%s: %w: %w", what, err, errs.Unavailable)
+	}
+	_, early := errors.AsType[*kgo.ErrFirstReadEOF](err)
+	if s.cfg.SASL != nil && (early || errors.Is(err, io.EOF)) {
+		return fmt.Errorf("%s: the broker hung up; does it take our credentials, and speak SASL there? %w: %w", what, err, kindOf(err))
 	}
 	return fmt.Errorf("%s: %w: %w", what, err, kindOf(err))
 }
