@@ -122,13 +122,19 @@ func (*foundError) Error() string { return "something is wrong" }
 
 // variables are the options that the environment may give, by their names there.
 var variables = map[string]string{
-	"man":            "KATEWAY_MAN",
-	"pub":            "KATEWAY_PUB",
-	"sub":            "KATEWAY_SUB",
-	"admin-key-file": "KATEWAY_ADMIN_KEY_FILE",
-	"app-key-file":   "KATEWAY_APP_KEY_FILE",
-	"ca-file":        "KATEWAY_CA_FILE",
-	"brokers":        "KATEWAY_KAFKA",
+	"man":             "KATEWAY_MAN",
+	"pub":             "KATEWAY_PUB",
+	"sub":             "KATEWAY_SUB",
+	"admin-key-file":  "KATEWAY_ADMIN_KEY_FILE",
+	"app-key-file":    "KATEWAY_APP_KEY_FILE",
+	"ca-file":         "KATEWAY_CA_FILE",
+	"brokers":         "KATEWAY_KAFKA",
+	"kafka-tls":       "KATEWAY_KAFKA_TLS",
+	"kafka-tls-ca":    "KATEWAY_KAFKA_TLS_CA",
+	"kafka-tls-cert":  "KATEWAY_KAFKA_TLS_CERT",
+	"kafka-tls-key":   "KATEWAY_KAFKA_TLS_KEY",
+	"kafka-sasl":      "KATEWAY_KAFKA_SASL",
+	"kafka-sasl-file": "KATEWAY_KAFKA_SASL_FILE",
 }
 
 // commas are those of a list, with the space that people put behind them.
