@@ -247,7 +247,7 @@ func TestBounded(t *testing.T) {
 		if n := b.troubled.Load(); n > maxCircuits+1 {
 			t.Errorf("%d circuits", n)
 		}
-		time.Sleep(forgetAfter + time.Second)
+		<-time.After(forgetAfter + time.Second)
 		if _ = b.Open(); b.troubled.Load() != 0 {
 			t.Errorf("%d circuits are left", b.troubled.Load())
 		}
