@@ -155,7 +155,7 @@ func (p *Plugin) Run(ctx context.Context) {
 	defer stop()
 	if err := p.w.acquire(ctx); err != nil {
 		p.log.Error("the audit log can't be had; records are lost", "error", err)
-		p.dropped.Add(float64(len(p.queue)))
+		p.discard(ctx)
 		return
 	}
 	for {
@@ -171,6 +171,19 @@ func (p *Plugin) Run(ctx context.Context) {
 			p.write(r)
 		case <-ctx.Done():
 			p.rest()
+			return
+		}
+	}
+}
+
+// discard takes records until ctx ends, so that no request waits for a log that can't be had, and counts them.
+func (p *Plugin) discard(ctx context.Context) {
+	for {
+		select {
+		case <-p.queue:
+			p.dropped.Inc()
+		case <-ctx.Done():
+			p.dropped.Add(float64(len(p.queue)))
 			return
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
 	"github.com/kateway/kateway/internal/errs"
@@ -271,6 +272,37 @@ func TestForeignFileIsNotTouched(t *testing.T) {
 	if b, _ := os.ReadFile(w.file()); string(b) != "somebody's\n" {
 		t.Errorf("%q", b)
 	}
+}
+
+// A log that can't be had at the start of Run costs its records, and holds nobody up.
+func TestLogThatCannotBeHad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		build, _ := Kind().Read(plugins.Options{})
+		made, err := build(t.Context(), plugins.Env{Data: dir, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "audit.log"), []byte("somebody's\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); made.(*Plugin).Run(ctx) }()
+		began := time.Now()
+		for range 2 * queueLength {
+			made.(*Plugin).Changed(t.Context(), plugins.Change{Method: "PUT"})
+		}
+		synctest.Wait()
+		if took := time.Since(began); took > 0 {
+			t.Errorf("requests waited for %v", took)
+		}
+		if n := testutil.ToFloat64(made.(*Plugin).dropped); n != 2*queueLength {
+			t.Errorf("%v records count as lost", n)
+		}
+		cancel()
+		<-ended
+	})
 }
 
 func BenchmarkPublish(b *testing.B) {
