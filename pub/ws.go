@@ -135,8 +135,12 @@ type incoming struct {
 }
 
 // read is the reader.
-func (s *socket) read() error {
-	defer s.stopped(&s.deaf)
+func (s *socket) read() (err error) {
+	defer func() {
+		if !errors.Is(err, ws.ErrQuiet) {
+			s.stopped(&s.deaf)
+		}
+	}()
 	var objects *wire.ObjectReader
 	if s.q.format == formatObjects {
 		objects = new(wire.ObjectReader)

@@ -32,6 +32,7 @@ type Conn struct {
 	limit   time.Time     // by when the message that has begun must be whole
 	renewed time.Time     // when the read deadline was set
 	short   bool          // it is that of a pause
+	waitErr error         // how a wait without a buffer has ended
 	readErr error
 
 	deadlines sync.Mutex // guards stopAt and the setting of read deadlines
@@ -156,7 +157,8 @@ func (c *Conn) StopReading(in time.Duration) {
 
 // Serve runs the two halves of a connection and returns when both have ended and it is closed.
 //
-// read runs in a goroutine of its own and calls Next until that fails. write runs in the caller's; its context ends when
+// read runs in a goroutine of its own and calls Next until that fails; when it returns ErrQuiet it is called again, in another
+// one. write runs in the caller's; its context ends when
 // read has ended. What write returns is the end that the client is told of, where the connection still has one to
 // come: nil is a good one; a *CloseError has its code; of others the kind is told. When the client closes, or
 // breaks a rule, what read got from Next counts. While the client has not answered a close frame, which it may take
@@ -193,11 +195,23 @@ func (c *Conn) begin(read func() error, cancel context.CancelFunc) <-chan error 
 	c.pinger = time.AfterFunc(pingEvery, c.ping)
 	c.mu.Unlock()
 	ended := make(chan error, 1)
-	go func() {
-		ended <- httpx.Catch(read)
-		cancel()
-	}()
+	c.waitErr = c.ready()
+	go c.attend(read, ended, cancel)
 	return ended
+}
+
+// attend waits for something to come and has it read. When nothing more comes it leaves its place to another.
+func (c *Conn) attend(read func() error, ended chan<- error, cancel context.CancelFunc) {
+	if len(c.early) == 0 && c.waitErr == nil {
+		c.wait()
+	}
+	err := httpx.Catch(read)
+	if errors.Is(err, ErrQuiet) {
+		go c.attend(read, ended, cancel)
+		return
+	}
+	ended <- err
+	cancel()
 }
 
 // left says that all is over.

@@ -26,8 +26,8 @@ type message struct {
 }
 
 // Next waits for the next message and answers it; its bytes are the caller's. Control frames are dealt with meanwhile.
-// ErrTooLarge says that a message was passed over. Any other error is a *CloseError and the end: it is the same from then
-// on. One goroutine at a time may call it.
+// ErrTooLarge says that a message was passed over, ErrQuiet that there is none now. Any other error is a *CloseError and the
+// end: it is the same from then on. One goroutine at a time may call it.
 func (c *Conn) Next() (Kind, []byte, error) { return c.NextIn(nil) }
 
 // NextIn is Next for who has room for small messages: one that fits is put there, behind what room has.
@@ -36,7 +36,7 @@ func (c *Conn) NextIn(room []byte) (Kind, []byte, error) {
 		return 0, nil, c.readErr
 	}
 	kind, data, err := c.next(room[len(room):])
-	if err != nil && !errors.Is(err, ErrTooLarge) {
+	if err != nil && !errors.Is(err, ErrTooLarge) && !errors.Is(err, ErrQuiet) {
 		var end *CloseError
 		if !errors.As(err, &end) {
 			end = &CloseError{Code: abnormal, Err: err}
@@ -60,7 +60,7 @@ func (c *Conn) Ready() bool {
 func (c *Conn) next(room []byte) (Kind, []byte, error) {
 	m := message{data: room}
 	for {
-		if err := c.await(); err != nil {
+		if err := c.await(&m); err != nil {
 			return 0, nil, err
 		}
 		h, err := c.readHead(&m)
@@ -88,8 +88,8 @@ func (c *Conn) next(room []byte) (Kind, []byte, error) {
 var readers sync.Pool //nolint:gochecknoglobals // *bufio.Reader; a cache and no state
 
 // await waits for a frame to begin. Where messages have come it keeps its buffer for a moment, to read many at once; a wait that
-// is longer holds none.
-func (c *Conn) await() error {
+// is longer holds none, and is not done here: see ErrQuiet. Within a message it is.
+func (c *Conn) await(m *message) error {
 	if c.in != nil && (c.lively || c.in.Buffered() > 0) {
 		c.pausing = c.limit.IsZero()
 		_, err := c.in.Peek(1)
@@ -101,11 +101,15 @@ func (c *Conn) await() error {
 	}
 	c.giveBack()
 	if len(c.early) == 0 {
-		n, err := source{c}.Read(c.first[:])
-		if err != nil {
+		if err := c.ready(); err != nil {
 			return err
 		}
-		c.early = c.first[:n]
+		if !m.began {
+			return ErrQuiet
+		}
+		if c.wait(); c.waitErr != nil {
+			return c.waitErr
+		}
 	}
 	in, ok := readers.Get().(*bufio.Reader)
 	if !ok || in.Size() != c.cfg.Buffer {
@@ -367,15 +371,29 @@ func (s source) Read(p []byte) (int, error) {
 		}
 		return n, nil
 	}
+	if err := c.ready(); err != nil {
+		return 0, err
+	}
+	return c.conn.Read(p)
+}
+
+// ready is what comes before a wait.
+func (c *Conn) ready() error {
+	if c.waitErr != nil {
+		return c.waitErr
+	}
 	if len(c.replies) > 0 {
 		err := c.Write(c.replies)
 		c.replies = nil
 		if err != nil {
-			return 0, err
+			return err
 		}
 	}
-	if err := c.setReadDeadline(); err != nil {
-		return 0, err
-	}
-	return c.conn.Read(p)
+	return c.setReadDeadline()
+}
+
+// wait waits without a buffer, after ready. It calls little, for its goroutine's stack not to grow.
+func (c *Conn) wait() {
+	n, err := c.conn.Read(c.first[:])
+	c.early, c.waitErr = c.first[:n], err
 }

@@ -2,12 +2,14 @@ package ws
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -249,7 +251,7 @@ func TestGo(t *testing.T) {
 }
 
 // A reader to whom messages come keeps its buffer for a moment, and gives it back when it is quiet. What comes after is
-// read all the same, and a client that then says nothing is gone in its time.
+// read all the same, and a client that then says nothing is gone in its time. The wait has a goroutine that has not read before.
 func TestBufferGoesBack(t *testing.T) {
 	var c *Conn
 	h := func(w http.ResponseWriter, r *http.Request) error {
@@ -286,6 +288,11 @@ func TestBufferGoesBack(t *testing.T) {
 			synctest.Wait()
 			if c.in != nil {
 				t.Fatal("a buffer is kept while nothing comes")
+			}
+			stacks := make([]byte, 1<<20)
+			stacks = stacks[:runtime.Stack(stacks, true)]
+			if !bytes.Contains(stacks, []byte("(*Conn).attend")) || bytes.Contains(stacks, []byte("TestBufferGoesBack.func1.1")) {
+				t.Fatalf("the wait is on the stack of who has read:\n%s", stacks)
 			}
 		}
 		began := time.Now()

@@ -88,6 +88,10 @@ func (e *CloseError) Unwrap() error { return e.Err }
 // ErrTooLarge says that a message was passed over. The connection goes on.
 var ErrTooLarge = fmt.Errorf("the message is over the limit: %w", errs.TooLarge)
 
+// ErrQuiet says that nothing has come for a moment. It is for who reads to return: he is called again when something comes. So
+// a wait has a goroutine of its own, whose stack is as small as they get, while that of one who has read stays large.
+var ErrQuiet = errors.New("nothing has come for a moment")
+
 // closing is how err, nil for a good end, is told to a client.
 func closing(err error) *CloseError {
 	var c *CloseError
