@@ -15,6 +15,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -47,6 +48,7 @@ type Limits struct {
 	Total    int // in all rings, shared out among them evenly; 64 MiB
 	Browses  int // readers that read the store at the same time; the next waits; 16
 	Step     int // bytes that one of them reads at once, the last message not counted; 256 KiB
+	Held     int // in the hands of all that do: the less of it is left, the less each reads at once, down to a message; 16 MiB
 }
 
 func (l Limits) withDefaults() Limits {
@@ -61,6 +63,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.Total, 64<<20)
 	or(&l.Browses, 16)
 	or(&l.Step, 256<<10)
+	or(&l.Held, 16<<20)
 	return l
 }
 
@@ -104,6 +107,7 @@ type Hub struct {
 	cfg     Config
 	metrics *metrics
 	browses chan struct{} // one for each reader that reads the store
+	held    atomic.Int64  // bytes that readers have from the store in their hands
 	batches sync.Pool     // *batch: what a reader needs only while it has messages in its hands
 
 	mu       sync.Mutex

@@ -1,6 +1,7 @@
 package broadcast
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -128,6 +129,39 @@ func TestSlowReader(t *testing.T) {
 	v.quiet()
 	if v.r.batch != nil {
 		t.Error("a reader that waits holds a batch")
+	}
+}
+
+// However many readers are behind with clients that take nothing, what they hold of the store is bounded, each gets on, and
+// nothing of it is left when they go.
+func TestManySlowReaders(t *testing.T) {
+	const value, held, readers = 1000, 100_000, 200
+	w := newWorld(t, 1, Limits{Messages: 1, Step: 50_000, Held: held})
+	for range 300 {
+		w.must(w.store.Publish(t.Context(), topic, store.AckAll, &store.Message{Value: bytes.Repeat([]byte{'x'}, value)}))
+	}
+	all := make([]*watcher, readers)
+	for i := range all {
+		all[i] = w.watch(w.hub, Ask{}, from(0))
+		w.must(all[i].step(t.Context(), 1000))
+	}
+	got := 0
+	for _, v := range all {
+		got += v.got
+	}
+	if first := all[0].got; first < 2 {
+		t.Errorf("the first of them gets %d messages at once", first)
+	}
+	// Each has a step of 4 KiB at the least, the message that passes it, and the text of both.
+	if n, most := w.hub.held.Load(), int64(held+readers*2*(4<<10+value+200)); n < int64(got)*value || n > most {
+		t.Errorf("%d messages in hand are counted as %d bytes, at most %d were allowed", got, n, most)
+	}
+	all[readers-1].read(300, 1000)
+	for _, v := range all {
+		v.r.Close()
+	}
+	if n := w.hub.held.Load(); n != 0 {
+		t.Errorf("%d bytes are held by nobody", n)
 	}
 }
 

@@ -39,6 +39,14 @@ func (r *Reader) catchUp(ctx context.Context, max int) ([]Item, error) {
 	return items, nil
 }
 
+// step is how many bytes a reader may read at once now. It holds them until its client has taken them, and clients that take
+// nothing may be many: each gets a part of what is left, so that all together stay near Limits.Held and none is refused.
+func (h *Hub) step() int {
+	const part, least = 64, 4 << 10
+	l := h.cfg.Limits
+	return min(l.Step, max((l.Held-int(h.held.Load()))/part, least))
+}
+
 // browse reads one partition. to is where the ring began before: all that there is below it, Browse yields.
 func (r *Reader) browse(ctx context.Context, to store.Position, max int) ([]Item, error) {
 	p := to.Partition
@@ -49,7 +57,7 @@ func (r *Reader) browse(ctx context.Context, to store.Position, max int) ([]Item
 		r.batch = r.hub.getBatch()
 	}
 	from, looked, ended := r.at.at(p), 0, true
-	first := true
+	first, step := true, r.hub.step()
 	for m, err := range r.hub.cfg.Store.Browse(ctx, r.tap.topic, p, from) {
 		if err != nil {
 			if first {
@@ -68,7 +76,7 @@ func (r *Reader) browse(ctx context.Context, to store.Position, max int) ([]Item
 		}
 		first = false
 		looked += r.add(ctx, m)
-		if len(r.batch.items) >= max || looked >= r.hub.cfg.Limits.Step {
+		if len(r.batch.items) >= max || looked >= step {
 			ended = false
 			break
 		}
@@ -96,7 +104,10 @@ func (r *Reader) add(ctx context.Context, m *store.Message) int {
 	b.text = wire.AppendObject(b.text, m, wire.Extra{})
 	object := b.text[n:len(b.text):len(b.text)]
 	b.items = append(b.items, Item{Message: m, Object: object, Cursor: r.cursor()})
-	return m.Size()
+	size, text := m.Size(), len(b.text)-n
+	r.holds += int64(size + text)
+	r.hub.held.Add(int64(size + text))
+	return max(size, text)
 }
 
 // locate puts the reader at the oldest message of a partition that its cursor lacks.

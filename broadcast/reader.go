@@ -23,6 +23,7 @@ type Reader struct {
 	at    Vector      // behind what was answered, and passed over
 	gaps  []store.Gap // to be told next
 	batch *batch      // what the last Next answered
+	holds int64       // bytes of it that were read from the store for this reader alone
 
 	// Its place in the ring; without a seat it reads the store until it has caught up.
 	seated bool
@@ -57,7 +58,8 @@ func (r *Reader) release() {
 	if b == nil {
 		return
 	}
-	r.batch = nil
+	r.hub.held.Add(-r.holds)
+	r.batch, r.holds = nil, 0
 	clear(b.items[:cap(b.items)])
 	if cap(b.text) > maxKept {
 		b.text = nil

@@ -21,6 +21,7 @@ const (
 	maxPartitions = 4096
 	maxTopicName  = 255
 	browseBatch   = 256
+	firstBrowse   = 32 << 10 // bytes that a Browse reads first, and twice as many each time after: who wants one message has one read
 )
 
 // Topics is store.Admin's, as are the methods below.
@@ -315,7 +316,7 @@ func (s *Store) since(p *partition, t time.Time) (int64, error) {
 	_, end := p.bounds()
 	c := newCursor(p, at.offset)
 	for c.next < end.offset {
-		list, err := s.browse(context.Background(), c, end.offset)
+		list, err := s.browse(context.Background(), c, end.offset, maxReadBytes)
 		for _, m := range list {
 			if !m.Time.Before(t) {
 				return m.Offset, nil
@@ -343,8 +344,8 @@ func (s *Store) Browse(ctx context.Context, topic string, partition int32, offse
 		}
 		start, end := p.bounds()
 		c := newCursor(p, max(offset, start.offset))
-		for c.next < end.offset {
-			list, err := s.browse(ctx, c, end.offset)
+		for bytes := firstBrowse; c.next < end.offset; bytes = min(2*bytes, maxReadBytes) {
+			list, err := s.browse(ctx, c, end.offset, bytes)
 			for _, m := range list {
 				if !yield(m, nil) {
 					return
@@ -358,8 +359,8 @@ func (s *Store) Browse(ctx context.Context, topic string, partition int32, offse
 	}
 }
 
-// browse reads the next messages below end.
-func (s *Store) browse(ctx context.Context, c *cursor, end int64) (list []*store.Message, err error) {
+// browse reads the next messages below end; blocks of the given number of bytes are enough.
+func (s *Store) browse(ctx context.Context, c *cursor, end int64, bytes int) (list []*store.Message, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -370,7 +371,7 @@ func (s *Store) browse(ctx context.Context, c *cursor, end int64) (list []*store
 		return nil, err
 	}
 	defer s.leave()
-	r := &reading{s: s, max: browseBatch}
+	r := &reading{s: s, max: browseBatch, enough: bytes}
 	err = r.read(c, end)
 	return r.msgs, errors.Join(err, r.close())
 }

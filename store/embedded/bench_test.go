@@ -184,7 +184,7 @@ func benchRead(b *testing.B, batch int) {
 		if c.next == stored {
 			c = newCursor(p, 0)
 		}
-		r := &reading{s: s, live: true, max: 1000}
+		r := &reading{s: s, live: true, max: 1000, enough: maxReadBytes}
 		if err := r.read(c, math.MaxInt64); err != nil {
 			b.Fatal(err)
 		}

@@ -31,13 +31,14 @@ func newCursor(p *partition, next int64) *cursor { return &cursor{p: p, next: ne
 
 // reading is what one Poll or one step of a Browse reads from any number of cursors. It must be closed.
 type reading struct {
-	s     *Store
-	live  bool // may use the tail: the messages share its bytes
-	max   int  // messages
-	bytes int  // that blocks opened so far had
-	msgs  []*store.Message
-	gaps  []store.Gap
-	again time.Time // when to look again at the latest; zero = when there is something new
+	s      *Store
+	live   bool // may use the tail: the messages share its bytes
+	max    int  // messages
+	enough int  // bytes of blocks
+	bytes  int  // that blocks opened so far had
+	msgs   []*store.Message
+	gaps   []store.Gap
+	again  time.Time // when to look again at the latest; zero = when there is something new
 
 	slab  []store.Message
 	arena []byte
@@ -46,7 +47,7 @@ type reading struct {
 }
 
 // full reports that no more is to be read.
-func (r *reading) full() bool { return len(r.msgs) >= r.max || r.bytes >= maxReadBytes }
+func (r *reading) full() bool { return len(r.msgs) >= r.max || r.bytes >= r.enough }
 
 func (r *reading) close() error {
 	if r.it == nil {

@@ -168,7 +168,7 @@ func (f *Feed) look(limit int, paused []int32) (b store.Batch, until time.Time, 
 	if f.err != nil {
 		return b, until, nil //nolint:nilerr // the next Poll tells it
 	}
-	r := &reading{s: f.s, live: true, max: limit}
+	r := &reading{s: f.s, live: true, max: limit, enough: maxReadBytes}
 	err = f.read(r, paused)
 	b.Messages, b.Gaps = r.msgs, r.gaps
 	if err != nil && len(b.Lost)+len(b.Gained)+len(b.Gaps)+len(b.Messages) > 0 {

@@ -96,7 +96,7 @@ func (tl *tail) look(ctx context.Context, limit int) (b store.Batch, err error) 
 		return b, err
 	}
 	b.Gained = tl.grow(nil)
-	r := &reading{s: tl.s, live: true, max: limit}
+	r := &reading{s: tl.s, live: true, max: limit, enough: maxReadBytes}
 	err = tl.read(r)
 	b.Messages, b.Gaps = r.msgs, r.gaps
 	if len(b.Gained)+len(b.Gaps)+len(b.Messages) > 0 {
