@@ -99,11 +99,11 @@ func (e *engine) drain(over time.Duration) {
 	e.readers.Drain(over)
 }
 
-// stay is drain at once, for a gateway that goes on in another process: its groups are not sent to other gateways.
+// stay is drain at once, for a gateway that goes on in another process: its groups are not sent to other gateways, whose
+// clients are served on until the groups are left.
 func (e *engine) stay() {
 	e.pub.Drain(0)
 	e.router.Stay()
-	e.hub.Drain(0)
 	e.readers.Drain(0)
 }
 

@@ -138,7 +138,7 @@ func (g *Gateway) alone() bool { return g.cfg.StoreKind() == "embedded" || g.dep
 
 // giveAll gives the groups and the store, and then the other one serves.
 func (g *Gateway) giveAll(limit context.Context, to Successor) error {
-	if err := g.endWork(limit); err != nil { // the store's end ends the rest
+	if err := errors.Join(g.endWork(limit, g.engine.hub.Close), g.engine.close(limit, streamTime)); err != nil { // the store's end ends the rest
 		g.log.Warn("handing over: not all of it in order", "error", err)
 	}
 	if err := g.closeOwned(limit); err != nil {
@@ -167,10 +167,16 @@ func (g *Gateway) giveShared(limit context.Context, to Successor) error {
 	if served = to.Give(OwnedStore); served == nil {
 		served = g.serveNext(to)
 	}
-	if err := g.endWork(limit); err != nil {
+	left := g.endWork(limit, g.engine.hub.Leave)
+	given := to.Give(OwnedGroups)
+	for _, s := range g.servers {
+		if s.roles[0] == Peer { // the others are to find who comes after us, and have heard what their clients hold
+			_ = s.http.Close()
+		}
+	}
+	if err := errors.Join(left, g.engine.close(limit, streamTime)); err != nil {
 		g.log.Error("handing over: not all of it in order", "error", err)
 	}
-	given := to.Give(OwnedGroups)
 	err := g.closeOwned(limit)
 	if served == nil && err != nil {
 		g.log.Error("handing over: not all of it in order", "error", err)
@@ -188,13 +194,9 @@ func (g *Gateway) serveNext(to Successor) error {
 	return nil
 }
 
-// endWork ends streams and waiting polls at once, and lets requests end that are under way; then the groups commit and leave.
-func (g *Gateway) endWork(limit context.Context) error {
-	for _, s := range g.servers {
-		if s.roles[0] == Peer { // the others are to look for us anew, not for who comes after us
-			_ = s.http.Close()
-		}
-	}
+// endWork ends our clients' streams and waiting polls at once, and lets requests end that are under way; then the groups commit
+// and leave.
+func (g *Gateway) endWork(limit context.Context, leave func(context.Context) error) error {
 	g.engine.stay()
 	quiet, cancel := context.WithTimeout(limit, quietTime)
 	defer cancel()
@@ -204,7 +206,7 @@ func (g *Gateway) endWork(limit context.Context) error {
 	soon, cancel := context.WithTimeout(limit, streamTime)
 	defer cancel()
 	g.relay.long.none(soon)
-	return g.engine.close(limit, streamTime)
+	return errors.Join(bounded(soon, "WebSockets of subscribers", g.engine.sub.Close), bounded(limit, "groups", leave))
 }
 
 // closeOwned closes what lies beneath.

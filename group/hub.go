@@ -390,6 +390,21 @@ func (h *Hub) dismiss(open []*seat, over time.Duration) {
 	}
 }
 
+// Leave is Close for a gateway whose groups go on elsewhere at once, as in the process that takes over from it: they are
+// evicted, so that clients take along what they hold. Sessions end with ErrMoved. What no client has named as its own there
+// stays leased until its lease ends.
+func (h *Hub) Leave(ctx context.Context) error {
+	h.mu.Lock()
+	h.draining = true
+	h.resumeAll()
+	for _, s := range h.slots {
+		s.evicted = true
+		s.leave(errEvicted)
+	}
+	h.mu.Unlock()
+	return h.Close(ctx)
+}
+
 // Close ends every session with errs.Draining; the groups commit and leave. ctx bounds the wait.
 func (h *Hub) Close(ctx context.Context) error {
 	h.mu.Lock()

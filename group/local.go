@@ -56,6 +56,13 @@ func (s *seat) finish(err error) {
 	}
 }
 
+// End makes Next answer err from now on, once what the client was given already has been handed out.
+func (s *seat) End(err error) {
+	s.g.mu.Lock()
+	defer s.g.mu.Unlock()
+	s.finish(err)
+}
+
 func (s *seat) Next(ctx context.Context, most int) (Batch, error) {
 	g := s.g
 	g.mu.Lock()

@@ -148,6 +148,65 @@ func TestGatewayJoins(t *testing.T) {
 	}
 }
 
+// A gateway goes on in another process. Clients of other gateways take along what they hold, and notice nothing; its own
+// leave, and what they held is due.
+func TestProcessFollows(t *testing.T) {
+	c := newCluster(t, 2)
+	old, edge := c.gws[0], c.gws[1]
+	key := c.topic(old, 1)
+	far, near := c.open(edge, stream(key)), c.open(old, stream(key))
+	c.publish(key, 0, 0, 3)
+	held := c.next(far, 3)
+	for len(held) < 3 {
+		held = append(held, c.next(far, 3-len(held))...)
+	}
+	c.publish(key, 0, 3, 6)
+	for n := 0; n < 3; {
+		n += len(c.next(near, 3))
+	}
+	come := make(chan []group.Delivery)
+	go func() {
+		var list []group.Delivery
+		for len(list) < 3 {
+			b, err := far.Next(t.Context(), 10)
+			if err != nil {
+				t.Errorf("the far client: %v", err)
+				break
+			}
+			list = append(list, b.Deliveries...)
+		}
+		come <- list
+	}()
+
+	old.router.Stay()
+	if _, err := near.Next(t.Context(), 1); !errors.Is(err, errs.Draining) {
+		t.Errorf("the near client: %v", err)
+	}
+	near.Close()
+	late := make(chan []error)
+	go func() { late <- edge.router.Settle(t.Context(), key, verbs(group.Ack, held[0])...) }()
+	if err := old.hub.Leave(t.Context()); err != nil {
+		t.Error(err)
+	}
+	next := c.start(old.id)
+	c.gws[0] = next
+	c.tell(c.gws...)
+	_ = old.server.Close()
+
+	list := <-come
+	if got := values(list); !slices.Equal(got, numbers(3, 6)) || list[0].Ref.Attempt != 2 {
+		t.Errorf("the far client got %v", got)
+	}
+	c.settled(<-late)
+	c.settled(far.Settle(verbs(group.Ack, held[1:]...)...))
+	if keys := next.hub.Keys(); !slices.Contains(keys, key) {
+		t.Errorf("the next process has %v", keys)
+	}
+	if keys := edge.hub.Keys(); len(keys) > 0 {
+		t.Errorf("the other gateway became the home of %v", keys)
+	}
+}
+
 // A home that is cut off is replaced; what was acked does not come again.
 func TestHomeIsCutOff(t *testing.T) {
 	c := newCluster(t, 3)

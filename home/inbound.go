@@ -212,12 +212,13 @@ func (in *inbound) open(id uint32, ask *group.Ask) error {
 		refused = errGarbage
 	case len(in.sessions) >= maxSessions:
 		refused = errs.Overloaded
-	case in.r.stopping():
-		refused = errs.Draining
-	case in.r.wentAway(ask.Key):
-		refused = group.ErrMoved
 	default:
-		in.sessions[id] = s
+		if refused = in.r.refusal(); refused == nil && in.r.wentAway(ask.Key) {
+			refused = group.ErrMoved
+		}
+		if refused == nil {
+			in.sessions[id] = s
+		}
 	}
 	in.mu.Unlock()
 	if refused != nil {
@@ -269,6 +270,9 @@ func (in *inbound) call(id uint32, q *request) error {
 	in.wg.Go(func() {
 		defer in.calling.Add(-1)
 		out := q.do(ctx, in.r.cfg.Hub)
+		for i, err := range out {
+			out[i] = in.r.told(err)
+		}
 		in.cancel(id)
 		_ = in.result(id, out) // fails where the edge has gone
 	})
@@ -277,12 +281,13 @@ func (in *inbound) call(id uint32, q *request) error {
 
 // refuse answers why a call about a group is for another gateway: else the group would be joined here for it.
 func (in *inbound) refuse(key group.Key) error {
-	switch {
-	case in.r.here(key): // it may be leaving, and takes verbs until its last commit
+	if in.r.here(key) { // it may be leaving, and takes verbs until its last commit
 		return nil
-	case in.r.stopping():
-		return errs.Draining
-	case in.r.wentAway(key):
+	}
+	if err := in.r.refusal(); err != nil {
+		return err
+	}
+	if in.r.wentAway(key) {
 		return group.ErrMoved
 	}
 	return nil

@@ -68,7 +68,15 @@ func newCluster(t *testing.T, n int, tune ...func(*Config)) *cluster {
 // add starts a gateway that nobody has heard of yet.
 func (c *cluster) add(tune ...func(*Config)) *gateway {
 	c.t.Helper()
-	g := &gateway{id: "gw" + strconv.Itoa(len(c.gws)+1), reg: prometheus.NewRegistry()}
+	g := c.start("gw"+strconv.Itoa(len(c.gws)+1), tune...)
+	c.gws = append(c.gws, g)
+	return g
+}
+
+// start is add for a process under an id that may be another's, too.
+func (c *cluster) start(id string, tune ...func(*Config)) *gateway {
+	c.t.Helper()
+	g := &gateway{id: id, reg: prometheus.NewRegistry()}
 	log := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(c.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("at", g.id)
@@ -102,7 +110,6 @@ func (c *cluster) add(tune ...func(*Config)) *gateway {
 		g.end(c.t)
 		wg.Wait()
 	})
-	c.gws = append(c.gws, g)
 	return g
 }
 

@@ -10,6 +10,7 @@
 package home
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,6 +81,7 @@ type Router struct {
 	strays   map[group.Key]time.Time // see stray
 	evicted  map[group.Key]time.Time // groups that went to another home, and when
 	leaving  bool                    // no other gateway's clients are taken
+	staying  bool                    // since they are taken soon, by the process that follows this one
 	draining bool                    // nor our own
 	closed   bool
 }
@@ -406,7 +408,7 @@ func (r *Router) spread(key group.Key) int {
 func (r *Router) admit(in *inbound) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.leaving || r.closed {
+	if r.leaving && !r.staying || r.closed {
 		return false
 	}
 	r.inbound[in] = struct{}{}
@@ -421,10 +423,26 @@ func (r *Router) dismissed(in *inbound) {
 	r.wg.Done()
 }
 
-func (r *Router) stopping() bool {
+// refusal is what other gateways are told who want something new: Draining where they are to look elsewhere, ErrMoved where
+// they are to ask again; nil while this one takes it.
+func (r *Router) refusal() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.leaving
+	switch {
+	case r.staying:
+		return group.ErrMoved
+	case r.leaving:
+		return errs.Draining
+	}
+	return nil
+}
+
+// told is what another gateway is told in place of an error of the hub's, which knows of its end only.
+func (r *Router) told(err error) error {
+	if errors.Is(err, errs.Draining) {
+		return cmp.Or(r.refusal(), err)
+	}
+	return err
 }
 
 // Leave sends the groups that are here to their next homes, where there are other gateways, with all their clients; our own
@@ -469,14 +487,15 @@ func (r *Router) Drain(over time.Duration) {
 	})
 }
 
-// Stay is Drain at once, for a gateway that goes on in another process under its id: the groups that are here are sent to
-// no other home, and other gateways are told nothing. They are to be cut off, and look for us anew.
+// Stay is Drain at once, for a gateway that goes on in another process under its id: it stays the home of its groups, and
+// other gateways are asked to be patient. Their clients are served until the hub leaves the groups (Hub.Leave), with which
+// they take along what they hold; then their links are to be cut off, so that they find the process that follows.
 func (r *Router) Stay() {
 	r.mu.Lock()
-	r.leaving, r.draining = true, true
+	r.leaving, r.staying, r.draining = true, true, true
 	r.mu.Unlock()
 	for _, s := range r.openSessions() {
-		s.finish(errs.Draining)
+		s.end(errs.Draining)
 	}
 }
 

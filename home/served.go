@@ -46,7 +46,7 @@ func (s *served) run(ctx context.Context, ask *group.Ask) {
 	defer s.in.r.stray(ask.Key)
 	session, err := s.in.r.cfg.Hub.Open(ctx, *ask)
 	if err != nil {
-		s.say(ctx, frameEnd, func(b []byte) []byte { return appendError(b, err) })
+		s.say(ctx, frameEnd, func(b []byte) []byte { return appendError(b, s.in.r.told(err)) })
 		<-ctx.Done()
 		return
 	}

@@ -225,6 +225,17 @@ func (s *session) finish(err error) {
 	}
 }
 
+// end is finish at once wherever the home is.
+func (s *session) end(err error) {
+	s.finish(err)
+	s.mu.Lock()
+	inner := s.inner
+	s.mu.Unlock()
+	if near, ok := inner.(interface{ End(err error) }); ok {
+		near.End(err)
+	}
+}
+
 // follow makes a forwarded session look for its home again when that is another one now. Local ones are evicted by the hub.
 func (s *session) follow() {
 	home := s.r.view.pick(s.ask.Key, s.nth, nil)

@@ -2,6 +2,8 @@ package test
 
 import (
 	"context"
+	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -75,4 +77,72 @@ func TestSwapAmongGateways(t *testing.T) {
 	subscribers.Wait()
 	slices.Sort(there.breaks)
 	t.Logf("%d and %d requests over %d swaps; streams were back after %v", here.served.Load(), there.served.Load(), n, there.breaks)
+}
+
+// What clients hold un-acked at another gateway, of groups whose home is replaced, stays theirs: nobody else gets it, and they
+// may ack it afterwards. Their streams go on.
+func TestSwapKeepsWhatClientsHold(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, "--log-level", "info")
+	other := f.start("gw2")
+	l := launchLine(t, f.args("gw1")...)
+	waitFor(t, "both to be listed", func() bool { return other.ids() == "gw1 gw2" })
+	edge := other.client(f.app)
+	type client struct {
+		topic string
+		*stream
+		held []message
+	}
+	var clients []client
+	const query = "&ack=explicit&lease=10m&mode=queue"
+	for i := 0; len(clients) < 3; i++ {
+		c := client{topic: fmt.Sprint("t", i)}
+		for _, v := range []string{"0", "1", "2"} {
+			edge.publish(c.topic, "k", v)
+		}
+		c.stream = edge.stream(c.topic, query)
+		for range 3 {
+			c.held = append(c.held, c.next())
+		}
+		if homeOf(other, f.app, c.topic) == "gw1" {
+			clients = append(clients, c)
+		}
+	}
+	for n := range 2 {
+		old := l.pid()
+		l.swap(t)
+		gone(t, old)
+		for _, c := range clients {
+			edge.publish(c.topic, "k", fmt.Sprint("after swap ", n))
+			if m := c.next(); m.text() != fmt.Sprint("after swap ", n) || m.Attempt != 1 {
+				t.Errorf("%s: the stream brings %q, attempt %d", c.topic, m.text(), m.Attempt)
+			} else if a := edge.settle(c.topic, "ack", m); a.StatusCode != http.StatusOK {
+				t.Errorf("%s: acking it: %s", c.topic, a)
+			}
+			if home := homeOf(other, f.app, c.topic); home != "gw1" {
+				t.Errorf("%s: its home is %q", c.topic, home)
+			}
+		}
+	}
+	rival := l.client(f.app)
+	for _, c := range clients {
+		if got := rival.poll(c.topic, query+"&batch=10&wait=100ms"); len(got) > 0 {
+			t.Errorf("%s: another client gets %+v", c.topic, got)
+		}
+		if a := edge.settle(c.topic, "ack", c.held...); a.StatusCode != http.StatusOK || strings.Contains(string(a.body), "fenced") {
+			t.Errorf("%s: acking what is held: %s", c.topic, a)
+		}
+	}
+}
+
+// homeOf is the gateway that is a member of group g of the topic.
+func homeOf(g *gateway, app, topic string) string {
+	a := g.manager().want(http.StatusOK, "GET", "/v1/groups/"+app+"/"+topic+"/v1/g", nil)
+	v := decode[struct {
+		Members []struct{ Gateway string }
+	}](g.t, a.body)
+	if len(v.Members) != 1 {
+		return fmt.Sprintf("%+v", v.Members)
+	}
+	return v.Members[0].Gateway
 }
