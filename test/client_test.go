@@ -13,16 +13,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kateway/kateway/test/storm"
 )
 
-// patience is how long a test waits for what should happen soon: long, since a rebalance on a busy machine takes seconds.
-const patience = 30 * time.Second
+const patience = storm.Patience
 
 // placed is the answer to a publish.
-type placed struct {
-	Partition int32 `json:"partition"`
-	Offset    int64 `json:"offset"`
-}
+type placed = storm.Placed
 
 // message is one line of NDJSON.
 type message struct {
@@ -80,15 +78,7 @@ func (c *client) do(method, path string, body io.Reader, header ...string) (answ
 }
 
 func (c *client) open(ctx context.Context, method, path string, body io.Reader, header ...string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Appid", c.app)
-	for i := 0; i < len(header); i += 2 {
-		req.Header.Set(header[i], header[i+1])
-	}
-	return c.http.Do(req)
+	return (&storm.Client{HTTP: c.http, Base: c.base, App: c.app}).Open(ctx, method, path, body, header...)
 }
 
 // want is do for an answer that must have this status.

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kateway/kateway/test/storm"
 )
 
 // gateway is one process of kateway.
@@ -177,13 +179,7 @@ func (l *logTail) last(n int) string {
 // waitFor looks until the condition holds.
 func waitFor(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(patience); !holds(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for %s", patience, what)
-		}
-	}
+	storm.WaitFor(t, what, holds)
 }
 
 // site is where a gateway of a scenario lives: a store of some kind, which outlasts the process, and an app of its own.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kateway/kateway/internal/testkit"
 	"github.com/kateway/kateway/test/checker"
+	"github.com/kateway/kateway/test/storm"
 )
 
 // G8. Three gateways behind HAProxy, which gives each request to the next of them, are restarted one after the other under
@@ -34,40 +35,40 @@ func TestRollingRestartBehindHAProxy(t *testing.T) {
 	agree(t, strings.Join(ids, " "), all...)
 	front := haproxy(t, addrs)
 
-	st := newStorm(t, f.app, "rolling", kafkaGround(cluster.Get(t).Addrs()), 6, 100, all[0])
-	st.strict = true
-	st.doors.Store(&[]door{{"haproxy", front}})
+	st := newStorm(t, f.app, "rolling", storm.KafkaGround(cluster.Get(t).Addrs()), 6, 100, all[0])
+	st.Strict = true
+	st.Enter(all[0].man, storm.Door{Name: "haproxy", Base: front})
 	can := capabilities(t, all[0], f.app)
 	for _, mode := range []string{"fifo", "queue", "key"} {
 		for _, explicit := range []bool{true, false} {
-			p := st.party(fmt.Sprintf("%s-%t", mode, explicit), checker.Spec{Mode: mode, Explicit: explicit, Lease: 20 * time.Second, MaxAttempts: 100})
-			for i, kind := range kinds(explicit) {
+			p := st.Party(fmt.Sprintf("%s-%t", mode, explicit), checker.Spec{Mode: mode, Explicit: explicit, Lease: 20 * time.Second, MaxAttempts: 100})
+			for i, kind := range storm.Kinds(explicit) {
 				if can.read(kind) {
-					st.join(&st.members, p, habit{name: fmt.Sprint(kind, i), kind: kind})
+					st.Join(&st.Members, p, storm.Habit{Name: fmt.Sprint(kind, i), Kind: kind})
 				}
 			}
 		}
 	}
-	st.watch(200 * time.Millisecond)
-	st.producers(3, 50*time.Millisecond)
+	st.Watch(200 * time.Millisecond)
+	st.Producers(3, 50*time.Millisecond)
 	for range rounds {
 		for i, id := range ids {
-			st.waitProduced(30)
-			heal := st.fault("restart of "+id, "nobody", false)
+			st.WaitProduced(30)
+			heal := st.Fault("restart of "+id, "nobody", false)
 			all[i].stop()
 			all[i] = f.startAt(id, addrs[i])
-			st.man.Store(all[i].manager())
+			st.Man.Store(&all[i].man)
 			agree(t, strings.Join(ids, " "), all...)
 			heal()
 		}
 	}
-	st.waitProduced(30)
-	st.calm()
-	st.drain()
-	r := st.judge(checker.Limits{AutoOnce: true, Ends: 2 * time.Second}, all...)
-	st.noFailures()
-	if st.faults != rounds*len(ids) || r.Again > 0 || r.Unknown > 0 {
-		t.Errorf("%d restarts; %d acked messages came again, %d publishes are unknown", st.faults, r.Again, r.Unknown)
+	st.WaitProduced(30)
+	st.Calm()
+	st.Drain()
+	r := judge(st, checker.Limits{AutoOnce: true, Ends: 2 * time.Second}, all...)
+	st.NoFailures()
+	if st.Faults != rounds*len(ids) || r.Again > 0 || r.Unknown > 0 {
+		t.Errorf("%d restarts; %d acked messages came again, %d publishes are unknown", st.Faults, r.Again, r.Unknown)
 	}
 }
 
@@ -78,33 +79,33 @@ func TestEveryPollAtAnotherGateway(t *testing.T) {
 	f := newFleet(t, "--log-level", "info")
 	all := []*gateway{f.start("gw1"), f.start("gw2"), f.start("gw3")}
 	agree(t, "gw1 gw2 gw3", all...)
-	st := newStorm(t, f.app, "alternate", kafkaGround(cluster.Get(t).Addrs()), 3, 100, all[0])
-	st.enter(all...)
-	p := st.party("fifo", checker.Spec{Mode: "fifo", Explicit: true, MaxAttempts: 100})
+	st := newStorm(t, f.app, "alternate", storm.KafkaGround(cluster.Get(t).Addrs()), 3, 100, all[0])
+	enter(st, all...)
+	p := st.Party("fifo", checker.Spec{Mode: "fifo", Explicit: true, MaxAttempts: 100})
 	for i, kind := range []string{"lines", "piggyback", "raw"} {
-		st.join(&st.members, p, habit{name: fmt.Sprint(kind, i), kind: kind, batch: 3, rotate: true})
+		st.Join(&st.Members, p, storm.Habit{Name: fmt.Sprint(kind, i), Kind: kind, Batch: 3, Rotate: true})
 	}
-	st.watch(200 * time.Millisecond)
-	st.stock(200)
-	st.calm()
-	st.drain()
-	if r := st.judge(checker.Limits{}); r.Repeated > 0 || r.Delivered != 200 {
+	st.Watch(200 * time.Millisecond)
+	st.Stock(200)
+	st.Calm()
+	st.Drain()
+	if r := judge(st, checker.Limits{}); r.Repeated > 0 || r.Delivered != 200 {
 		t.Errorf("%d deliveries, %d of them repeated; want 200 and none", r.Delivered, r.Repeated)
 	}
-	st.noFailures()
+	st.NoFailures()
 	waiting(t, f, all)
 }
 
 // waiting lets ten polls wait at the gateways in turn, and then publishes a message for each.
 func waiting(t *testing.T, f *fleet, all []*gateway) {
 	t.Helper()
-	s := newStorm(t, f.app, "waiting", kafkaGround(cluster.Get(t).Addrs()), 3, 100, all[0])
-	s.enter(all...)
-	p := s.party("waiting", checker.Spec{Mode: "queue", Explicit: true, MaxAttempts: 100})
+	s := newStorm(t, f.app, "waiting", storm.KafkaGround(cluster.Get(t).Addrs()), 3, 100, all[0])
+	enter(s, all...)
+	p := s.Party("waiting", checker.Spec{Mode: "queue", Explicit: true, MaxAttempts: 100})
 	var wg sync.WaitGroup
 	for i := range 10 {
-		m := &member{storm: s, party: p, r: s.random("waiting"), http: newHTTP(t), turn: i, habit: habit{name: fmt.Sprint(i), kind: "raw", wait: patience.String()}}
-		wg.Go(func() { m.once(t.Context()) })
+		m := &storm.Member{Storm: s, Party: p, R: s.Random("waiting"), HTTP: storm.NewHTTP(t), Turn: i, Habit: storm.Habit{Name: fmt.Sprint(i), Kind: "raw", Wait: patience.String()}}
+		wg.Go(func() { m.Once(t.Context()) })
 	}
 	waitFor(t, "ten polls to wait", func() bool {
 		n := 0
@@ -115,13 +116,13 @@ func waiting(t *testing.T, f *fleet, all []*gateway) {
 		}
 		return n == 10
 	})
-	s.stock(10)
+	s.Stock(10)
 	wg.Wait()
-	s.drain()
-	if r := s.judge(checker.Limits{}, all...); r.Delivered != 10 || r.Repeated > 0 {
+	s.Drain()
+	if r := judge(s, checker.Limits{}, all...); r.Delivered != 10 || r.Repeated > 0 {
 		t.Errorf("%d deliveries, %d of them repeated; want 10 and none", r.Delivered, r.Repeated)
 	}
-	s.noFailures()
+	s.NoFailures()
 }
 
 // startAt is start for a gateway that publishes and subscribes at this address.
@@ -191,7 +192,7 @@ listen kateway
 	})
 	base := "http://" + front
 	waitFor(t, "HAProxy to find the gateways", func() bool {
-		resp, err := newHTTP(t).Get(base + "/alive")
+		resp, err := storm.NewHTTP(t).Get(base + "/alive")
 		if err != nil {
 			return false
 		}

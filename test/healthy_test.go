@@ -6,23 +6,24 @@ import (
 	"time"
 
 	"github.com/kateway/kateway/test/checker"
+	"github.com/kateway/kateway/test/storm"
 )
 
 // R0. Healthy means perfect: clients of every kind read in every mode at once, and nothing is lost, repeated or disordered,
 // and no request fails.
 func TestHealthyIsPerfect(t *testing.T) {
-	eachGround(t, func(t *testing.T, s *site, g ground) {
+	eachGround(t, func(t *testing.T, s *site, g storm.Ground) {
 		gw := s.start(t)
 		st := newStorm(t, s.app, "healthy", g, 4, 16, gw)
 		can := capabilities(t, gw, s.app)
 		crowd(st, can)
-		st.watch(200 * time.Millisecond)
-		st.producers(4, 10*time.Millisecond)
-		st.blow(stormTime(t, 6*time.Second))
-		st.calm()
-		st.drain()
-		r := st.judge(checker.Limits{}, gw)
-		st.noFailures()
+		st.Watch(200 * time.Millisecond)
+		st.Producers(4, 10*time.Millisecond)
+		st.Blow(storm.StormTime(t, 6*time.Second))
+		st.Calm()
+		st.Drain()
+		r := judge(st, checker.Limits{}, gw)
+		st.NoFailures()
 		if r.Repeated > 0 || r.Unknown > 0 || r.Stored < 100 {
 			t.Errorf("%d messages came again, %d publishes are unknown, %d messages are stored; want none, none and many", r.Repeated, r.Unknown, r.Stored)
 		}
@@ -30,7 +31,7 @@ func TestHealthyIsPerfect(t *testing.T) {
 }
 
 // crowd is a group for each mode and way of acking, each with a member of every kind.
-func crowd(st *storm, can can) {
+func crowd(st *storm.Storm, can can) {
 	for _, mode := range []string{"fifo", "queue", "key"} {
 		for _, explicit := range []bool{true, false} {
 			name := fmt.Sprintf("%s-%t", mode, explicit)
@@ -38,10 +39,10 @@ func crowd(st *storm, can can) {
 			if mode == "key" && explicit {
 				spec.Tags = []string{"green", "red"}
 			}
-			p := st.party(name, spec)
-			for i, kind := range kinds(explicit) {
+			p := st.Party(name, spec)
+			for i, kind := range storm.Kinds(explicit) {
 				if can.read(kind) {
-					st.join(&st.members, p, habit{name: fmt.Sprint(kind, i), kind: kind, rotate: true})
+					st.Join(&st.Members, p, storm.Habit{Name: fmt.Sprint(kind, i), Kind: kind, Rotate: true})
 				}
 			}
 		}

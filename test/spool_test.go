@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kateway/kateway/internal/testkit"
+	"github.com/kateway/kateway/test/storm"
 )
 
 // steady publishes with one key at a steady rate until it is stopped, each message with an Idempotency-Key. What has no answer,
@@ -129,7 +130,7 @@ func TestKafkaOutage(t *testing.T) { //nolint:funlen // one scenario
 	c.publish("outage", "last", "last")
 	statuses := map[int]int{}
 	next := map[string]int{}
-	all, err := kafkaGround(kafka.Addrs()).read(t.Context(), "default.outage.v1")
+	all, err := storm.KafkaGround(kafka.Addrs()).Read(t.Context(), "default.outage.v1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +159,7 @@ func TestKafkaOutage(t *testing.T) { //nolint:funlen // one scenario
 	if statuses[http.StatusAccepted] == 0 {
 		t.Error("nothing was spooled")
 	}
-	many, err := kafkaGround(kafka.Addrs()).read(t.Context(), "default.bulk.v1")
+	many, err := storm.KafkaGround(kafka.Addrs()).Read(t.Context(), "default.bulk.v1")
 	if err != nil || len(many) != bulk*lines {
 		t.Errorf("%d messages of %d, %v", len(many), bulk*lines, err)
 	}

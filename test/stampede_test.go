@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/kateway/kateway/test/checker"
+	"github.com/kateway/kateway/test/storm"
 )
 
 // N6. A thousand subscribers of a hundred groups lose their gateway and come back at once: all are served again, and who is
@@ -17,29 +18,29 @@ func TestStampede(t *testing.T) {
 	s.flags = []string{"--data", dir, "--log-level", "info"}
 	t.Parallel()
 	gw := s.start(t)
-	st := newStorm(t, s.app, "stampede", diskGround(dir), 2, 1000, gw)
+	st := newStorm(t, s.app, "stampede", storm.DiskGround(dir), 2, 1000, gw)
 	for i := range groups {
-		p := st.party(fmt.Sprint("g", i), checker.Spec{Mode: "fifo", Explicit: true, Lease: 5 * time.Second})
+		p := st.Party(fmt.Sprint("g", i), checker.Spec{Mode: "fifo", Explicit: true, Lease: 5 * time.Second})
 		for k := range each {
-			st.join(&st.members, p, habit{name: fmt.Sprint(k), kind: []string{"stream", "sse"}[k%2]})
+			st.Join(&st.Members, p, storm.Habit{Name: fmt.Sprint(k), Kind: []string{"stream", "sse"}[k%2]})
 		}
 	}
 	online := func() bool { return gw.metric("kateway_sub_streams") == groups*each }
 	waitFor(t, "every subscriber to be there", online)
-	st.stock(10)
-	heal := st.fault("kill -9", "", true)
+	st.Stock(10)
+	heal := st.Fault("kill -9", "", true)
 	gw.kill()
 	gw = s.start(t)
-	st.enter(gw)
+	enter(st, gw)
 	begun := time.Now()
 	waitFor(t, "every subscriber to be back", online)
 	t.Logf("%d subscribers were back after %v", groups*each, time.Since(begun).Round(time.Millisecond))
 	heal()
-	st.stock(20)
-	st.calm()
-	st.drain()
-	st.judge(checker.Limits{Window: killWindow}, gw)
-	for _, f := range st.failed {
+	st.Stock(20)
+	st.Calm()
+	st.Drain()
+	judge(st, checker.Limits{Window: killWindow}, gw)
+	for _, f := range st.Failed {
 		t.Errorf("an answer that is neither 200 nor no answer: %s", f)
 	}
 }

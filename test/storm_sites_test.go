@@ -1,6 +1,7 @@
 package test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -9,25 +10,56 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/kateway/kateway/test/checker"
+	"github.com/kateway/kateway/test/storm"
 )
 
 // eachGround runs a storm over the embedded store, over the protocol of Kafka in this process, and over a real Kafka.
-func eachGround(t *testing.T, storm func(t *testing.T, s *site, g ground)) {
+func eachGround(t *testing.T, scenario func(t *testing.T, s *site, g storm.Ground)) {
 	t.Helper()
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
-		storm(t, &site{"embedded", []string{"--data", dir, "--log-level", "info", "--id", "gw1"}, appOf(t)}, diskGround(dir))
+		scenario(t, &site{"embedded", []string{"--data", dir, "--log-level", "info", "--id", "gw1"}, appOf(t)}, storm.DiskGround(dir))
 	})
 	t.Run("kfake", func(t *testing.T) {
 		t.Parallel()
 		fake := newFake(t)
-		storm(t, &site{"kfake", []string{"--data", t.TempDir(), "--kafka", strings.Join(fake, ","), "--log-level", "info", "--id", "gw1"}, appOf(t)}, kafkaGround(fake))
+		scenario(t, &site{"kfake", []string{"--data", t.TempDir(), "--kafka", strings.Join(fake, ","), "--log-level", "info", "--id", "gw1"}, appOf(t)}, storm.KafkaGround(fake))
 	})
 	t.Run("kafka", func(t *testing.T) {
 		t.Parallel()
-		storm(t, &site{"kafka", []string{"--data", t.TempDir(), "--kafka", brokers(t), "--log-level", "info", "--id", "gw1"}, appOf(t)}, kafkaGround(cluster.Get(t).Addrs()))
+		scenario(t, &site{"kafka", []string{"--data", t.TempDir(), "--kafka", brokers(t), "--log-level", "info", "--id", "gw1"}, appOf(t)}, storm.KafkaGround(cluster.Get(t).Addrs()))
 	})
+}
+
+// newStorm makes a storm with a topic of its own, and sends its clients to the gateway.
+func newStorm(t *testing.T, app, topic string, g storm.Ground, partitions, maxAttempts int, first *gateway) *storm.Storm {
+	t.Helper()
+	s := storm.New(t, storm.Config{App: app, Topic: topic, Ground: g})
+	enter(s, first)
+	first.manager().send(http.StatusCreated, "POST", "/v1/topics",
+		map[string]any{"app": app, "topic": topic, "ver": "v1", "partitions": partitions, "replicas": 1, "max_attempts": maxAttempts})
+	return s
+}
+
+// enter sends clients to these gateways from now on.
+func enter(s *storm.Storm, gateways ...*gateway) {
+	var doors []storm.Door
+	for i, g := range gateways {
+		doors = append(doors, storm.Door{Name: fmt.Sprintf("gw%d", i+1), Base: g.pub})
+	}
+	s.Enter(gateways[0].man, doors...)
+}
+
+// judge stops the gateways first.
+func judge(s *storm.Storm, limits checker.Limits, stop ...*gateway) *checker.Report {
+	s.T.Helper()
+	for _, g := range stop {
+		g.stop()
+	}
+	return s.Judge(limits)
 }
 
 // newFake is a Kafka in this process.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kateway/kateway/internal/testkit"
 	"github.com/kateway/kateway/test/checker"
+	"github.com/kateway/kateway/test/storm"
 )
 
 // N1. Subscribers vanish without a word: their network is gone, and no FIN comes. The gateway finds out by itself, and gives what
@@ -25,14 +26,14 @@ func TestClientsThatVanish(t *testing.T) {
 	dir := t.TempDir()
 	s := &site{"embedded", []string{"--data", dir, "--log-level", "info", "--insecure", "--pub", far.here + ":0"}, appOf(t)}
 	gw := s.start(t)
-	st := newStorm(t, s.app, "vanish", diskGround(dir), 2, 1000, gw)
-	p := st.party("held", checker.Spec{Mode: "queue", Explicit: true, MaxAttempts: 1000, Lease: 10 * time.Minute})
+	st := newStorm(t, s.app, "vanish", storm.DiskGround(dir), 2, 1000, gw)
+	p := st.Party("held", checker.Spec{Mode: "queue", Explicit: true, MaxAttempts: 1000, Lease: 10 * time.Minute})
 	const clients = 20
 	var conns []net.Conn
 	for i := range clients {
 		conns = append(conns, far.stream(t, st, p, i))
 	}
-	st.stock(200)
+	st.Stock(200)
 	waitFor(t, "the clients to hold everything", func() bool {
 		for _, c := range conns {
 			if n, _ := unread(c); n > 0 {
@@ -44,7 +45,7 @@ func TestClientsThatVanish(t *testing.T) {
 	if n := gw.metric("kateway_sub_streams"); n != clients {
 		t.Fatalf("%d streams; want %d", n, clients)
 	}
-	heal := st.fault("the network is gone", "", false)
+	heal := st.Fault("the network is gone", "", false)
 	far.cut(t)
 	begun := time.Now()
 	limit := 60 * time.Second // TCP's user timeout of 40 s, after a heartbeat of at most 15 s, and 5 s more
@@ -58,8 +59,8 @@ func TestClientsThatVanish(t *testing.T) {
 	}
 	t.Logf("the gateway was rid of %d clients after %v", clients, time.Since(begun).Round(time.Second))
 	heal()
-	st.drain() // long before the leases end
-	st.judge(checker.Limits{}, gw)
+	st.Drain() // long before the leases end
+	judge(st, checker.Limits{}, gw)
 }
 
 // network is a namespace with a wire to this one.
@@ -117,17 +118,17 @@ func (n *network) dial(addr string) (conn net.Conn, err error) {
 }
 
 // stream opens one from the far side and reads its head.
-func (n *network) stream(t *testing.T, s *storm, p *party, i int) net.Conn {
+func (n *network) stream(t *testing.T, s *storm.Storm, p *storm.Party, i int) net.Conn {
 	t.Helper()
-	host := hostOf(t, s.door(0).base)
+	host := hostOf(t, s.Door(0).Base)
 	conn, err := n.dial(host)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	m := &member{storm: s, party: p}
+	m := &storm.Member{Storm: s, Party: p}
 	if _, err := fmt.Fprintf(conn, "GET /v1/stream/%s/%s/v1%s&prefetch=10 HTTP/1.1\r\nHost: %s\r\nAppid: %s\r\nAccept: %s\r\n\r\n",
-		s.app, s.topic, m.query(), host, s.app, []string{"text/event-stream", "application/x-ndjson"}[i%2]); err != nil {
+		s.App, s.Topic, m.Query(), host, s.App, []string{"text/event-stream", "application/x-ndjson"}[i%2]); err != nil {
 		t.Fatal(err)
 	}
 	line, err := bufio.NewReaderSize(conn, 16).ReadString('\n')

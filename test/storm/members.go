@@ -1,4 +1,4 @@
-package test
+package storm
 
 import (
 	"bufio"
@@ -21,65 +21,66 @@ import (
 	"github.com/kateway/kateway/test/checker"
 )
 
-// habit is how a member of a group behaves.
-type habit struct {
-	name    string // unique within the group
-	kind    string // polls: raw, lines, frames, piggyback, offsets; streams: stream, sse, text; ws, wsraw
-	batch   int    // of a poll; default 10
-	wait    string // of a poll; default 1s
+// Habit is how a member of a group behaves.
+type Habit struct {
+	Name    string // unique within the group
+	Kind    string // polls: raw, lines, frames, piggyback, offsets; streams: stream, sse, text; ws, wsraw
+	Batch   int    // of a poll; default 10
+	Wait    string // of a poll; default 1s
 	client  string // client=
-	rotate  bool   // each request goes to the next door
+	Rotate  bool   // each request goes to the next door
 	extra   string // more of the query
-	stay    time.Duration
-	verdict verdict
-	door    *door // its own way in, else the storm's
+	Stay    time.Duration
+	Verdict verdict
+	door    *Door // its own way in, else the storm's
 }
 
 // verdict is what a member says of a message; nil acks each.
 type verdict func(*rand.Rand, checker.Message) checker.Op
 
-// nothing leaves messages to their leases.
-func nothing(*rand.Rand, checker.Message) checker.Op { return "" }
+// Nothing leaves messages to their leases.
+func Nothing(*rand.Rand, checker.Message) checker.Op { return "" }
 
-// kinds are the forms in which a group is read, by how it acks.
-func kinds(explicit bool) []string {
+// Kinds are the forms in which a group is read, by how it acks.
+func Kinds(explicit bool) []string {
 	if explicit {
 		return []string{"raw", "lines", "piggyback", "stream", "sse", "ws"}
 	}
 	return []string{"raw", "lines", "frames", "stream", "sse", "text", "ws", "wsraw"}
 }
 
-// member is a client of a group that comes back whenever its poll or stream has ended.
-type member struct {
-	*storm
-	habit
-	party *party
-	r     *rand.Rand
-	http  *http.Client
-	dial  func(ctx context.Context, network, addr string) (net.Conn, error) // of a WebSocket; nil: as usual
-	turn  int
+// Member is a client of a group that comes back whenever its poll or stream has ended.
+type Member struct {
+	*Storm
+	Habit
+	Party *Party
+	R     *rand.Rand
+	HTTP  *http.Client
+	Dial  func(ctx context.Context, network, addr string) (net.Conn, error) // of a WebSocket; nil: as usual
+	Turn  int
 	owed  []checker.Message // by a piggyback: to be acked with the next poll
 }
 
-func newHTTP(t *testing.T) *http.Client {
+// NewHTTP has connections of its own.
+func NewHTTP(t *testing.T) *http.Client {
 	tr := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100}
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr}
 }
 
-// join makes a member, which stays until the crew ends.
-func (s *storm) join(c *crew, p *party, h habit) {
-	ctx := c.life(s.t)
-	m := &member{storm: s, habit: h, party: p, r: s.random(p.name + h.name), http: newHTTP(s.t), turn: int(s.seed%7) + len(h.name)}
-	if m.batch == 0 {
-		m.batch = 10
+// Join makes a member, which stays until the crew ends.
+func (s *Storm) Join(c *Crew, p *Party, h Habit) {
+	ctx := c.Life(s.T)
+	m := &Member{Storm: s, Habit: h, Party: p, R: s.Random(p.Name + h.Name), HTTP: NewHTTP(s.T), Turn: int(s.seed%7) + len(h.Name)}
+	if m.Batch == 0 {
+		m.Batch = 10
 	}
-	if m.wait == "" {
-		m.wait = "1s"
+	if m.Wait == "" {
+		m.Wait = "1s"
 	}
-	c.wg.Go(func() {
+	c.Wg.Go(func() {
 		for ctx.Err() == nil {
-			if !m.once(ctx) { // it may be better in a moment
+			if !m.Once(ctx) { // it may be better in a moment
 				select {
 				case <-time.After(50 * time.Millisecond):
 				case <-ctx.Done():
@@ -87,20 +88,20 @@ func (s *storm) join(c *crew, p *party, h habit) {
 			}
 		}
 		m.payUp()
-		m.http.CloseIdleConnections()
+		m.HTTP.CloseIdleConnections()
 	})
 }
 
-// once polls, or opens a stream and follows it to its end, and reports whether that went well.
-func (m *member) once(ctx context.Context) bool {
-	d := m.storm.door(m.turn)
-	if m.habit.door != nil {
-		d = *m.habit.door
+// Once polls, or opens a stream and follows it to its end, and reports whether that went well.
+func (m *Member) Once(ctx context.Context) bool {
+	d := m.Door(m.Turn)
+	if m.door != nil {
+		d = *m.door
 	}
-	if m.rotate {
-		m.turn++
+	if m.Rotate {
+		m.Turn++
 	}
-	switch m.kind {
+	switch m.Kind {
 	case "stream", "sse", "text":
 		return m.stream(ctx, d)
 	case "ws", "wsraw":
@@ -109,66 +110,68 @@ func (m *member) once(ctx context.Context) bool {
 	return m.poll(d)
 }
 
-func (m *member) who() string { return m.party.name + "/" + m.name }
+// Who is the member among all clients.
+func (m *Member) Who() string { return m.Party.Name + "/" + m.Name }
 
-// query is what every request of the group says.
-func (m *member) query() string {
-	q := url.Values{"group": {m.party.name}, "mode": {m.party.spec.Mode}, "lease": {m.party.spec.Lease.String()}}
-	if m.party.spec.Explicit {
+// Query is what every request of the group says.
+func (m *Member) Query() string {
+	q := url.Values{"group": {m.Party.Name}, "mode": {m.Party.spec.Mode}, "lease": {m.Party.spec.Lease.String()}}
+	if m.Party.spec.Explicit {
 		q.Set("ack", "explicit")
 	}
 	if m.client != "" {
 		q.Set("client", m.client)
 	}
-	if len(m.party.spec.Tags) > 0 {
-		q.Set("tag", strings.Join(m.party.spec.Tags, ","))
+	if len(m.Party.spec.Tags) > 0 {
+		q.Set("tag", strings.Join(m.Party.spec.Tags, ","))
 	}
 	return "?" + q.Encode() + m.extra
 }
 
 // record is one of this member's, at a door.
-func (m *member) record(op checker.Op, d door, messages ...checker.Message) checker.Record {
-	return checker.Record{Op: op, Phase: checker.Invoke, Client: m.who(), Via: d.name, Topic: m.inStore(), Group: m.party.name, Messages: messages}
+func (m *Member) record(op checker.Op, d Door, messages ...checker.Message) checker.Record {
+	return checker.Record{Op: op, Phase: checker.Invoke, Client: m.Who(), Via: d.Name, Topic: m.InStore(), Group: m.Party.Name, Messages: messages}
 }
 
-func (m *member) at(d door) *client { return &client{m.t, m.http, d.base, m.app} }
+// At speaks to who is behind the door.
+func (m *Member) At(d Door) *Client { return &Client{m.HTTP, d.Base, m.App} }
 
 // poll asks once and settles what came. It ends by itself: who stops in the midst of it would lose what is on its way.
-func (m *member) poll(d door) bool {
-	query, header := m.query()+"&wait="+m.wait, []string(nil)
-	switch m.kind {
+func (m *Member) poll(d Door) bool {
+	query, header := m.Query()+"&wait="+m.Wait, []string(nil)
+	switch m.Kind {
 	case "raw":
 	case "frames":
-		query += "&batch=" + strconv.Itoa(max(m.batch, 2))
+		query += "&batch=" + strconv.Itoa(max(m.Batch, 2))
 		header = []string{"Accept", "application/octet-stream"}
 	default:
-		query += "&batch=" + strconv.Itoa(m.batch)
+		query += "&batch=" + strconv.Itoa(m.Batch)
 		header = []string{"Accept", "application/x-ndjson"}
 	}
 	acks, paid := 0, m.owed
 	if len(paid) > 0 {
 		header = append(header, "X-Receipt", receipts(paid))
-		acks = m.h.Note(m.record(checker.Ack, d, paid...))
+		acks = m.H.Note(m.record(checker.Ack, d, paid...))
 	}
-	n := m.h.Note(m.record(checker.Poll, d))
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	n := m.H.Note(m.record(checker.Poll, d))
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
-	a, err := m.at(d).exchange(ctx, "GET", "/v1/msgs/"+m.app+"/"+m.topic+"/v1"+query, nil, header...)
-	got := m.parse(a)
+	a, err := m.At(d).Exchange(ctx, "GET", "/v1/msgs/"+m.App+"/"+m.Topic+"/v1"+query, nil, header...)
+	got := m.Parse(a)
 	switch {
 	case err != nil:
-		m.broke(m.who(), err)
-		m.h.End(n, checker.Info, err.Error(), got...)
+		m.broke(m.Who(), err)
+		m.H.End(n, checker.Info, err.Error(), got...)
 	case a.StatusCode == http.StatusOK, a.StatusCode == http.StatusNoContent:
-		m.h.End(n, checker.OK, "", got...)
+		m.H.End(n, checker.OK, "", got...)
 	default:
-		m.fail("%s polls: %s", m.who(), a)
-		m.h.End(n, outcome(a.StatusCode), a.String())
+		m.fail("%s polls: %s", m.Who(), a)
+		m.H.End(n, Outcome(a.StatusCode), a.String())
 	}
 	if acks > 0 {
 		m.paid(acks, a, err, paid)
 	}
-	if m.kind == "piggyback" && m.verdict == nil && err == nil {
+	if m.Kind == "piggyback" && m.Verdict == nil && err == nil {
 		m.owed = got
 		return len(got) > 0 || a.StatusCode < 300
 	}
@@ -184,10 +187,10 @@ func receipts(list []checker.Message) string {
 }
 
 // paid notes what became of the acks that a poll carried.
-func (m *member) paid(n int, a answer, err error, list []checker.Message) {
+func (m *Member) paid(n int, a Reply, err error, list []checker.Message) {
 	m.owed = nil
 	if err != nil || a.StatusCode != http.StatusOK && a.StatusCode != http.StatusNoContent {
-		m.h.End(n, checker.Info, "")
+		m.H.End(n, checker.Info, "")
 		return
 	}
 	var good, fenced []checker.Message
@@ -202,31 +205,31 @@ func (m *member) paid(n int, a answer, err error, list []checker.Message) {
 	m.endEach(n, checker.Fail, fenced)
 }
 
-func (m *member) endEach(n int, phase checker.Phase, list []checker.Message) {
+func (m *Member) endEach(n int, phase checker.Phase, list []checker.Message) {
 	if len(list) > 0 {
-		m.h.End(n, phase, "", list...)
+		m.H.End(n, phase, "", list...)
 	}
 }
 
 // payUp acks what a piggyback has left.
-func (m *member) payUp() {
+func (m *Member) payUp() {
 	if len(m.owed) > 0 {
-		m.settle(m.storm.door(m.turn), m.owed)
+		m.settle(m.Door(m.Turn), m.owed)
 	}
 }
 
-// parse reads the whole messages of an answer, which may have broken off.
-func (m *member) parse(a answer) (got []checker.Message) {
+// Parse reads the whole messages of an answer, which may have broken off.
+func (m *Member) Parse(a Reply) (got []checker.Message) {
 	if a.Response == nil || a.StatusCode != http.StatusOK {
 		return nil
 	}
-	switch m.kind {
+	switch m.Kind {
 	case "raw":
-		if a.ContentLength >= 0 && len(a.body) == int(a.ContentLength) {
+		if a.ContentLength >= 0 && len(a.Bytes) == int(a.ContentLength) {
 			got = append(got, m.raw(a))
 		}
 	case "frames":
-		for b := a.body; len(b) >= 16; {
+		for b := a.Bytes; len(b) >= 16; {
 			size := int(bin.BigEndian.Uint32(b[12:]))
 			if len(b) < 16+size {
 				break
@@ -235,8 +238,8 @@ func (m *member) parse(a answer) (got []checker.Message) {
 			b = b[16+size:]
 		}
 	default:
-		for line := range bytes.Lines(a.body) {
-			if w, ok := m.object(line); ok {
+		for line := range bytes.Lines(a.Bytes) {
+			if w, ok := m.Object(line); ok {
 				got = append(got, w)
 			}
 		}
@@ -247,15 +250,15 @@ func (m *member) parse(a answer) (got []checker.Message) {
 // keyless is a message of a form that has no key: what it says of itself is taken for true.
 func keyless(value []byte, partition int32, offset int64) checker.Message {
 	p, _ := checker.Parse(value)
-	return observed(value, checker.Message{Partition: partition, Offset: offset, Key: p.Key})
+	return Observed(value, checker.Message{Partition: partition, Offset: offset, Key: p.Key})
 }
 
 // raw is the message of a poll that brings one as it is.
-func (m *member) raw(a answer) checker.Message {
+func (m *Member) raw(a Reply) checker.Message {
 	text := func(name string) string {
 		s, err := url.PathUnescape(a.Header.Get(name))
 		if err != nil {
-			m.fail("%s: header %s: %v", m.who(), name, err)
+			m.fail("%s: header %s: %v", m.Who(), name, err)
 		}
 		return s
 	}
@@ -263,9 +266,9 @@ func (m *member) raw(a answer) checker.Message {
 	offset, err2 := strconv.ParseInt(text("X-Offset"), 10, 64)
 	attempt, err3 := strconv.Atoi(text("X-Attempt"))
 	if err := errors.Join(err1, err2, err3); err != nil {
-		m.fail("%s: %v", m.who(), err)
+		m.fail("%s: %v", m.Who(), err)
 	}
-	return proven(observed(a.body, checker.Message{
+	return proven(Observed(a.Bytes, checker.Message{
 		Partition: int32(partition), Offset: offset, Key: text("X-Key"), Tag: text("X-Tag"), Attempt: attempt, Receipt: a.Header.Get("X-Receipt"),
 	}), text("X-Msg-Proof"))
 }
@@ -273,8 +276,8 @@ func (m *member) raw(a answer) checker.Message {
 // beginning is what tells of a message that broke off which one it was.
 var beginning = regexp.MustCompile(`^{"partition":(\d+),"offset":(\d+),`)
 
-// object reads a JSON object. Not ok: it is none, or something else than a message; one that broke off may tell which it was.
-func (m *member) object(line []byte) (checker.Message, bool) {
+// Object reads a JSON object. Not ok: it is none, or something else than a message; one that broke off may tell which it was.
+func (m *Member) Object(line []byte) (checker.Message, bool) {
 	line = bytes.TrimRight(line, "\n")
 	if len(line) == 0 {
 		return checker.Message{}, false
@@ -299,7 +302,7 @@ func (m *member) object(line []byte) (checker.Message, bool) {
 			return checker.Message{Partition: int32(partition), Offset: offset, Partial: true}, err1 == nil && err2 == nil
 		}
 		if bytes.HasSuffix(line, []byte("}")) {
-			m.fail("%s: %.200q is no JSON", m.who(), line)
+			m.fail("%s: %.200q is no JSON", m.Who(), line)
 		}
 		return checker.Message{}, false
 	}
@@ -314,24 +317,24 @@ func (m *member) object(line []byte) (checker.Message, bool) {
 	if o.Base64 != nil {
 		value = o.Base64
 	}
-	return proven(observed(value, checker.Message{
+	return proven(Observed(value, checker.Message{
 		Partition: o.Partition, Offset: o.Offset, Key: o.Key, Tag: o.Headers["tags"], Attempt: o.Attempt, Receipt: o.Receipt,
 	}), o.Headers["proof"]), true
 }
 
 // event is something in a stream that is no message: nothing of that kind should happen.
-func (m *member) event(name string, line []byte) { m.fail("%s: event %s: %.300s", m.who(), name, line) }
+func (m *Member) event(name string, line []byte) { m.fail("%s: event %s: %.300s", m.Who(), name, line) }
 
 // settle says of each message what the member thinks of it, and reports whether the gateway could be asked.
-func (m *member) settle(d door, got []checker.Message) bool {
-	if !m.party.spec.Explicit {
+func (m *Member) settle(d Door, got []checker.Message) bool {
+	if !m.Party.spec.Explicit {
 		return true
 	}
 	byOp := map[checker.Op][]checker.Message{}
 	for _, w := range got {
 		op := checker.Ack
-		if m.verdict != nil {
-			op = m.verdict(m.r, w)
+		if m.Verdict != nil {
+			op = m.Verdict(m.R, w)
 		}
 		if op != "" && !w.Partial {
 			byOp[op] = append(byOp[op], w)
@@ -347,8 +350,8 @@ func (m *member) settle(d door, got []checker.Message) bool {
 }
 
 // say settles a list with one verb: one message by headers, more by a body.
-func (m *member) say(d door, op checker.Op, list []checker.Message) bool {
-	path, body, header := "/v1/msgs/"+m.app+"/"+m.topic+"/v1?group="+m.party.name, io.Reader(nil), []string(nil)
+func (m *Member) say(d Door, op checker.Op, list []checker.Message) bool {
+	path, body, header := "/v1/msgs/"+m.App+"/"+m.Topic+"/v1?group="+m.Party.Name, io.Reader(nil), []string(nil)
 	if len(list) == 1 {
 		path, header = path+"&op="+string(op), []string{"X-Receipt", list[0].Receipt}
 	} else {
@@ -362,10 +365,10 @@ func (m *member) say(d door, op checker.Op, list []checker.Message) bool {
 		}
 		body = bytes.NewReader(b)
 	}
-	n := m.h.Note(m.record(op, d, list...))
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	n := m.H.Note(m.record(op, d, list...))
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
-	a, err := m.at(d).exchange(ctx, "PUT", path, body, header...)
+	a, err := m.At(d).Exchange(ctx, "PUT", path, body, header...)
 	var each struct {
 		Results []struct {
 			Error *struct {
@@ -375,36 +378,36 @@ func (m *member) say(d door, op checker.Op, list []checker.Message) bool {
 	}
 	switch {
 	case err != nil:
-		m.broke(m.who(), err)
-		m.h.End(n, lost(err), err.Error())
+		m.broke(m.Who(), err)
+		m.H.End(n, Lost(err), err.Error())
 		return false
-	case json.Unmarshal(a.body, &each) != nil || len(each.Results) != len(list):
+	case json.Unmarshal(a.Bytes, &each) != nil || len(each.Results) != len(list):
 		if a.StatusCode != http.StatusConflict {
-			m.fail("%s settles: %s", m.who(), a)
+			m.fail("%s settles: %s", m.Who(), a)
 		}
-		m.h.End(n, outcome(a.StatusCode), a.String())
+		m.H.End(n, Outcome(a.StatusCode), a.String())
 		return a.StatusCode < 500
 	}
 	for i, r := range each.Results {
 		if r.Error == nil {
-			m.h.End(n, checker.OK, "", list[i])
+			m.H.End(n, checker.OK, "", list[i])
 		} else {
-			m.h.End(n, outcome(r.Error.Status), strconv.Itoa(r.Error.Status), list[i])
+			m.H.End(n, Outcome(r.Error.Status), strconv.Itoa(r.Error.Status), list[i])
 		}
 	}
 	return true
 }
 
-// leave ends what cut ends when the crew ends or the member has stayed long enough. It is noted before the other side can
+// Leave ends what cut ends when the crew ends or the member has stayed long enough. It is noted before the other side can
 // know of it. done ends the watch, and reports whether the member has left.
-func (m *member) leave(ctx context.Context, n int, cut func()) (done func() bool) {
+func (m *Member) Leave(ctx context.Context, n int, cut func()) (done func() bool) {
 	leaving, cancel := context.WithCancel(ctx)
-	if m.stay > 0 {
-		leaving, cancel = context.WithTimeout(ctx, m.stay/2+time.Duration(m.r.Int64N(int64(m.stay))))
+	if m.Stay > 0 {
+		leaving, cancel = context.WithTimeout(ctx, m.Stay/2+time.Duration(m.R.Int64N(int64(m.Stay))))
 	}
 	noted := make(chan struct{})
 	stop := context.AfterFunc(leaving, func() {
-		m.h.End(n, checker.Info, "leaves")
+		m.H.End(n, checker.Info, "leaves")
 		close(noted)
 		cut()
 	})
@@ -419,30 +422,30 @@ func (m *member) leave(ctx context.Context, n int, cut func()) (done func() bool
 }
 
 // stream follows one to its end or until the member leaves.
-func (m *member) stream(ctx context.Context, d door) bool {
-	accept := map[string]string{"stream": "application/x-ndjson", "sse": "text/event-stream", "text": "text/plain"}[m.kind]
-	n := m.h.Note(m.record(checker.Stream, d))
+func (m *Member) stream(ctx context.Context, d Door) bool {
+	accept := map[string]string{"stream": "application/x-ndjson", "sse": "text/event-stream", "text": "text/plain"}[m.Kind]
+	n := m.H.Note(m.record(checker.Stream, d))
 	request, cut := context.WithCancel(context.Background())
 	defer cut()
-	resp, err := m.at(d).open(request, "GET", "/v1/stream/"+m.app+"/"+m.topic+"/v1"+m.query(), nil, "Accept", accept)
+	resp, err := m.At(d).Open(request, "GET", "/v1/stream/"+m.App+"/"+m.Topic+"/v1"+m.Query(), nil, "Accept", accept)
 	if err != nil {
-		m.broke(m.who(), err)
-		m.h.End(n, lost(err), err.Error())
+		m.broke(m.Who(), err)
+		m.H.End(n, Lost(err), err.Error())
 		return false
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		b, _ := io.ReadAll(resp.Body)
-		m.fail("%s opens a stream: %s", m.who(), answer{resp, b})
-		m.h.End(n, outcome(resp.StatusCode), string(b))
+		m.fail("%s opens a stream: %s", m.Who(), Reply{resp, b})
+		m.H.End(n, Outcome(resp.StatusCode), string(b))
 		return false
 	}
-	done := m.leave(ctx, n, cut)
+	done := m.Leave(ctx, n, cut)
 	r := bufio.NewReader(resp.Body)
 	for {
 		got, err := m.chunk(r)
 		if len(got) > 0 {
-			m.h.Note(checker.Record{Op: checker.Chunk, Phase: checker.OK, Of: n, Client: m.who(), Via: d.name, Topic: m.inStore(), Group: m.party.name, Messages: got})
+			m.H.Note(checker.Record{Op: checker.Chunk, Phase: checker.OK, Of: n, Client: m.Who(), Via: d.Name, Topic: m.InStore(), Group: m.Party.Name, Messages: got})
 			m.settle(d, got)
 		}
 		if err == nil {
@@ -452,20 +455,20 @@ func (m *member) stream(ctx context.Context, d door) bool {
 			return true
 		}
 		if errors.Is(err, io.EOF) {
-			m.h.End(n, checker.OK, "")
+			m.H.End(n, checker.OK, "")
 		} else {
-			m.broke(m.who(), err)
-			m.h.End(n, checker.Info, err.Error())
+			m.broke(m.Who(), err)
+			m.H.End(n, checker.Info, err.Error())
 		}
 		return false
 	}
 }
 
 // chunk reads what is at hand, at least one line.
-func (m *member) chunk(r *bufio.Reader) (got []checker.Message, err error) {
+func (m *Member) chunk(r *bufio.Reader) (got []checker.Message, err error) {
 	for len(got) < 100 {
 		line, err := r.ReadBytes('\n')
-		if w, ok := m.line(line, err == nil); ok {
+		if w, ok := m.Line(line, err == nil); ok {
 			got = append(got, w)
 		}
 		if err != nil {
@@ -479,9 +482,9 @@ func (m *member) chunk(r *bufio.Reader) (got []checker.Message, err error) {
 	return got, nil
 }
 
-// line reads one line of a stream.
-func (m *member) line(line []byte, whole bool) (checker.Message, bool) {
-	switch m.kind {
+// Line reads one line of a stream.
+func (m *Member) Line(line []byte, whole bool) (checker.Message, bool) {
+	switch m.Kind {
 	case "text":
 		if !whole || len(line) == 0 {
 			return checker.Message{}, false
@@ -494,7 +497,7 @@ func (m *member) line(line []byte, whole bool) (checker.Message, bool) {
 		if !ok {
 			return checker.Message{}, false
 		}
-		return m.object(data)
+		return m.Object(data)
 	}
-	return m.object(line)
+	return m.Object(line)
 }

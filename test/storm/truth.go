@@ -1,4 +1,4 @@
-package test
+package storm
 
 import (
 	"context"
@@ -18,22 +18,24 @@ import (
 	"github.com/kateway/kateway/test/checker"
 )
 
-// ground looks into a store beside the gateway.
-type ground interface {
-	// live reports whether that can be done while gateways run.
-	live() bool
-	// read answers all that is in a topic; nothing for one that is not there.
-	read(ctx context.Context, topic string) ([]*store.Message, error)
-	// positions answers what the group has committed.
-	positions(ctx context.Context, topic, group string) ([]checker.Message, error)
+// Ground looks into a store beside the gateway.
+type Ground interface {
+	// Live reports whether that can be done while gateways run.
+	Live() bool
+	// Read answers all that is in a topic; nothing for one that is not there.
+	Read(ctx context.Context, topic string) ([]*store.Message, error)
+	// Positions answers what the group has committed.
+	Positions(ctx context.Context, topic, group string) ([]checker.Message, error)
 }
 
-// kafkaGround looks with a Kafka client.
-type kafkaGround []string
+// KafkaGround looks with a Kafka client.
+type KafkaGround []string
 
-func (k kafkaGround) live() bool { return true }
+// Live is always so.
+func (k KafkaGround) Live() bool { return true }
 
-func (k kafkaGround) positions(ctx context.Context, topic, group string) (list []checker.Message, err error) {
+// Positions asks the brokers.
+func (k KafkaGround) Positions(ctx context.Context, topic, group string) (list []checker.Message, err error) {
 	c, err := kgo.NewClient(kgo.SeedBrokers(k...))
 	if err != nil {
 		return nil, err
@@ -55,7 +57,7 @@ func committed(ctx context.Context, c *kadm.Client, topic, group string) (list [
 	return list, nil
 }
 
-func (k kafkaGround) read(ctx context.Context, topic string) (list []*store.Message, err error) {
+func (k KafkaGround) Read(ctx context.Context, topic string) (list []*store.Message, err error) {
 	c, err := kgo.NewClient(kgo.SeedBrokers(k...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	if err != nil {
 		return nil, err
@@ -90,12 +92,13 @@ func (k kafkaGround) read(ctx context.Context, topic string) (list []*store.Mess
 	return list, nil
 }
 
-// diskGround opens the embedded store when the gateway has let go of it.
-type diskGround string
+// DiskGround opens the embedded store when the gateway has let go of it.
+type DiskGround string
 
-func (d diskGround) live() bool { return false }
+// Live is never so.
+func (d DiskGround) Live() bool { return false }
 
-func (d diskGround) open() (store.Admin, func(), error) {
+func (d DiskGround) open() (store.Admin, func(), error) {
 	s, err := embedded.Open(embedded.Config{Dir: filepath.Join(string(d), "store"), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, nil, err
@@ -103,7 +106,7 @@ func (d diskGround) open() (store.Admin, func(), error) {
 	return s, func() { _ = s.Close(context.Background()) }, nil
 }
 
-func (d diskGround) read(ctx context.Context, topic string) ([]*store.Message, error) {
+func (d DiskGround) Read(ctx context.Context, topic string) ([]*store.Message, error) {
 	s, end, err := d.open()
 	if err != nil {
 		return nil, err
@@ -112,7 +115,8 @@ func (d diskGround) read(ctx context.Context, topic string) ([]*store.Message, e
 	return readAll(ctx, s, topic)
 }
 
-func (d diskGround) positions(ctx context.Context, topic, group string) ([]checker.Message, error) {
+// Positions opens the store, and closes it again.
+func (d DiskGround) Positions(ctx context.Context, topic, group string) ([]checker.Message, error) {
 	s, end, err := d.open()
 	if err != nil {
 		return nil, err
@@ -153,57 +157,57 @@ func positionsOf(ctx context.Context, s store.Admin, topic, group string) (list 
 }
 
 // truth notes what is in the topic and in the queues of its groups, and where these are.
-func (s *storm) truth() {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+func (s *Storm) truth() {
+	s.T.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*Patience)
 	defer cancel()
-	all, err := s.ground.read(ctx, s.inStore())
+	all, err := s.ground.Read(ctx, s.InStore())
 	if err != nil {
-		s.t.Fatalf("reading %s beside the gateway: %v", s.inStore(), err)
+		s.T.Fatalf("reading %s beside the gateway: %v", s.InStore(), err)
 	}
-	r := checker.Record{Op: checker.Stored, Phase: checker.OK, Topic: s.inStore()}
+	r := checker.Record{Op: checker.Stored, Phase: checker.OK, Topic: s.InStore()}
 	for _, m := range all {
 		r.Messages = append(r.Messages, recorded(m))
 	}
-	s.h.Note(r)
-	for _, p := range s.groups {
+	s.H.Note(r)
+	for _, p := range s.Groups {
 		for q, op := range map[string]checker.Op{"retry": checker.Retry, "dead": checker.Dead} {
-			queue, err := s.ground.read(ctx, p.queue(s, q))
+			queue, err := s.ground.Read(ctx, p.queue(s, q))
 			if err != nil {
-				s.t.Fatalf("reading %s beside the gateway: %v", p.queue(s, q), err)
+				s.T.Fatalf("reading %s beside the gateway: %v", p.queue(s, q), err)
 			}
-			r := checker.Record{Op: op, Phase: checker.OK, Topic: s.inStore(), Group: p.name}
+			r := checker.Record{Op: op, Phase: checker.OK, Topic: s.InStore(), Group: p.Name}
 			for _, m := range queue {
 				r.Messages = append(r.Messages, s.moved(m))
 			}
-			s.h.Note(r)
+			s.H.Note(r)
 		}
 		s.sample(ctx, p)
 	}
 }
 
 // sample notes where a group is.
-func (s *storm) sample(ctx context.Context, p *party) {
-	n := s.h.Note(checker.Record{Op: checker.Committed, Phase: checker.Invoke, Topic: s.inStore(), Group: p.name})
-	at, err := s.ground.positions(ctx, s.inStore(), p.inStore(s))
+func (s *Storm) sample(ctx context.Context, p *Party) {
+	n := s.H.Note(checker.Record{Op: checker.Committed, Phase: checker.Invoke, Topic: s.InStore(), Group: p.Name})
+	at, err := s.ground.Positions(ctx, s.InStore(), p.inStore(s))
 	if err != nil || len(at) == 0 {
-		s.h.End(n, checker.Info, fmt.Sprint(err))
+		s.H.End(n, checker.Info, fmt.Sprint(err))
 		return
 	}
-	s.h.End(n, checker.OK, "", at...)
+	s.H.End(n, checker.OK, "", at...)
 }
 
-// watch samples all groups while the load lasts, where the store lets it.
-func (s *storm) watch(every time.Duration) {
-	if !s.ground.live() {
+// Watch samples all groups while the load lasts, where the store lets it.
+func (s *Storm) Watch(every time.Duration) {
+	if !s.ground.Live() {
 		return
 	}
-	ctx := s.load.life(s.t)
-	s.load.wg.Go(func() {
+	ctx := s.Load.Life(s.T)
+	s.Load.Wg.Go(func() {
 		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
-			for _, p := range s.groups {
+			for _, p := range s.Groups {
 				s.sample(ctx, p)
 			}
 			select {
@@ -227,11 +231,11 @@ func header(m *store.Message, name string) string {
 
 // recorded is what a stored message is, in the checker's eyes.
 func recorded(m *store.Message) checker.Message {
-	return proven(observed(m.Value, checker.Message{Partition: m.Partition, Offset: m.Offset, Key: string(m.Key), Tag: header(m, "tags")}), header(m, "proof"))
+	return proven(Observed(m.Value, checker.Message{Partition: m.Partition, Offset: m.Offset, Key: string(m.Key), Tag: header(m, "tags")}), header(m, "proof"))
 }
 
 // moved is a message of a retry or dead queue, with the place that it says it comes from.
-func (s *storm) moved(m *store.Message) checker.Message {
+func (s *Storm) moved(m *store.Message) checker.Message {
 	w := recorded(m)
 	partition, err1 := strconv.Atoi(header(m, "kateway-origin-partition"))
 	offset, err2 := strconv.ParseInt(header(m, "kateway-origin-offset"), 10, 64)

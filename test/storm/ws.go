@@ -1,4 +1,4 @@
-package test
+package storm
 
 import (
 	"context"
@@ -15,32 +15,32 @@ import (
 // socket is a member on a WebSocket: it acks by frames. The gateway answers those only that fail, so that of the others
 // nobody knows.
 type socket struct {
-	*member
+	*Member
 	conn *websocket.Conn
-	door door
+	door Door
 	said map[string]int
 }
 
-func (m *member) socket(ctx context.Context, d door) bool {
-	n := m.h.Note(m.record(checker.Stream, d))
-	query := m.query()
-	if m.kind == "wsraw" {
+func (m *Member) socket(ctx context.Context, d Door) bool {
+	n := m.H.Note(m.record(checker.Stream, d))
+	query := m.Query()
+	if m.Kind == "wsraw" {
 		query += "&format=raw"
 	}
-	dialer := websocket.Dialer{HandshakeTimeout: patience, NetDialContext: m.dial}
-	conn, resp, err := dialer.Dial("ws"+strings.TrimPrefix(d.base, "http")+"/v1/ws/msgs/"+m.app+"/"+m.topic+"/v1"+query, http.Header{"Appid": {m.app}})
+	dialer := websocket.Dialer{HandshakeTimeout: Patience, NetDialContext: m.Dial}
+	conn, resp, err := dialer.Dial("ws"+strings.TrimPrefix(d.Base, "http")+"/v1/ws/msgs/"+m.App+"/"+m.Topic+"/v1"+query, http.Header{"Appid": {m.App}})
 	if err != nil {
-		phase := lost(err)
+		phase := Lost(err)
 		if resp != nil {
-			m.fail("%s opens a WebSocket: %s", m.who(), resp.Status)
-			phase = outcome(resp.StatusCode)
+			m.fail("%s opens a WebSocket: %s", m.Who(), resp.Status)
+			phase = Outcome(resp.StatusCode)
 		}
-		m.h.End(n, phase, err.Error())
+		m.H.End(n, phase, err.Error())
 		return false
 	}
 	defer conn.Close()
-	s := &socket{member: m, conn: conn, door: d, said: map[string]int{}}
-	done := m.leave(ctx, n, func() { conn.Close() })
+	s := &socket{Member: m, conn: conn, door: d, said: map[string]int{}}
+	done := m.Leave(ctx, n, func() { conn.Close() })
 	for {
 		kind, frame, err := conn.ReadMessage()
 		if err != nil {
@@ -48,10 +48,10 @@ func (m *member) socket(ctx context.Context, d door) bool {
 				return true
 			}
 			if websocket.IsCloseError(err, websocket.CloseNormalClosure, websocket.CloseGoingAway, websocket.CloseServiceRestart) {
-				m.h.End(n, checker.OK, err.Error())
+				m.H.End(n, checker.OK, err.Error())
 			} else {
-				m.broke(m.who(), err)
-				m.h.End(n, checker.Info, err.Error())
+				m.broke(m.Who(), err)
+				m.H.End(n, checker.Info, err.Error())
 			}
 			return false
 		}
@@ -70,16 +70,16 @@ func (s *socket) frame(n, kind int, frame []byte) {
 		return
 	default:
 		var ok bool
-		if w, ok = s.object(frame); !ok {
+		if w, ok = s.Object(frame); !ok {
 			return
 		}
 	}
-	s.h.Note(checker.Record{Op: checker.Chunk, Phase: checker.OK, Of: n, Client: s.who(), Via: s.door.name, Topic: s.inStore(), Group: s.party.name, Messages: []checker.Message{w}})
+	s.H.Note(checker.Record{Op: checker.Chunk, Phase: checker.OK, Of: n, Client: s.Who(), Via: s.door.Name, Topic: s.InStore(), Group: s.Party.Name, Messages: []checker.Message{w}})
 	op := checker.Ack
-	if s.verdict != nil {
-		op = s.verdict(s.r, w)
+	if s.Verdict != nil {
+		op = s.Verdict(s.R, w)
 	}
-	if s.party.spec.Explicit && op != "" {
+	if s.Party.spec.Explicit && op != "" {
 		s.verb(op, w)
 	}
 }
@@ -91,15 +91,15 @@ func (s *socket) refusal(frame []byte) bool {
 		return false
 	}
 	if n, ok := s.said[e.Receipt]; ok {
-		s.h.End(n, checker.Fail, string(frame))
+		s.H.End(n, checker.Fail, string(frame))
 	}
 	return true
 }
 
 func (s *socket) verb(op checker.Op, w checker.Message) {
-	s.said[w.Receipt] = s.h.Note(s.record(op, s.door, w))
-	_ = s.conn.SetWriteDeadline(time.Now().Add(patience))
+	s.said[w.Receipt] = s.H.Note(s.record(op, s.door, w))
+	_ = s.conn.SetWriteDeadline(time.Now().Add(Patience))
 	if err := s.conn.WriteJSON(map[string]string{"op": string(op), "receipt": w.Receipt}); err != nil {
-		s.h.End(s.said[w.Receipt], checker.Info, err.Error())
+		s.H.End(s.said[w.Receipt], checker.Info, err.Error())
 	}
 }
