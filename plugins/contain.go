@@ -323,7 +323,7 @@ func (b *box) behind(ctx context.Context, v *visit, c, theirs *Call, next Handle
 
 // learn takes over what a plugin may say of a call.
 func (c *Call) learn(from *Call) {
-	c.App, c.KeyID, c.Expires = from.App, from.KeyID, from.Expires
+	c.App, c.KeyID, c.Expires, c.Route = from.App, from.KeyID, from.Expires, from.Route
 	maps.Copy(c.Answer, from.Answer)
 }
 

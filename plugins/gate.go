@@ -64,8 +64,8 @@ type ended struct{ error }
 
 func (e ended) Unwrap() error { return e.error }
 
-// End is the cause with which a plugin ends, by the context that it has given on, a call that lasts. The kind of why is told
-// to the client.
+// End is the cause with which a plugin ends, by the context that it has given on, a call that lasts or waits. The kind of why
+// is told to the client.
 func End(why error) error { return ended{why} }
 
 // Ended is why a plugin has ended the call; nil where none did.

@@ -29,6 +29,7 @@ const (
 type Call struct {
 	Op         Op
 	Lasting    bool // a stream or a WebSocket: the call ends when its client leaves
+	Waits      bool // a poll that may wait for minutes
 	App, Owner string
 	KeyID      string // which key showed who calls; "" where none did
 	Topic, Ver string
@@ -42,6 +43,10 @@ type Call struct {
 	Result     error                // what became of it, once next has returned
 	Answer     http.Header          // of the answer: what is set here before next, or in Admit, goes out with it
 	Held       any                  // quota's: what it has taken for the call and gives back
+
+	// Route says whether a message of this publish may be sent to another topic of the app, where who calls may not publish to
+	// each of them; nil: he may. Kind Denied.
+	Route func(topic, ver string) error
 
 	// What is known to Admitters only: of a publish, how many messages it has, and the bytes of their values and keys.
 	Messages int

@@ -58,6 +58,11 @@ func (h *Handler) inspect(ctx context.Context, q *request, in *plugins.Message, 
 	if err != nil { // nothing that the client can do anything about
 		return fate{}, fmt.Errorf("a plugin sends it to a topic that can't be: %v: %w", err, errs.Internal) //nolint:errorlint // the kind is another one now
 	}
+	if q.call.Route != nil {
+		if err := q.call.Route(in.Topic, in.Ver); err != nil {
+			return fate{}, fmt.Errorf("a plugin sends it to %s: %w", to, err)
+		}
+	}
 	m.Partition = store.AnyPartition // what was asked for is a partition of the other topic
 	return fate{to: to}, nil
 }

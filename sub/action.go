@@ -55,7 +55,7 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, op plugins.Op, la
 	if errors.Is(bad, errs.InvalidName) || p.app == "" {
 		return bad
 	}
-	c := plugins.Call{Op: op, Lasting: lasting, App: p.app, Owner: p.topic.App, Topic: p.topic.Name, Ver: p.topic.Ver, Group: p.group}
+	c := plugins.Call{Op: op, Lasting: lasting, Waits: p.waits, App: p.app, Owner: p.topic.App, Topic: p.topic.Name, Ver: p.topic.Ver, Group: p.group}
 	if bad != nil && c.Group == "" { // nothing will be done, but it decides who is told why
 		c.Group = r.URL.Query().Get("group")
 	}
@@ -87,6 +87,7 @@ type place struct {
 	group string
 	queue meta.Queue // of the group's, instead of the topic; "": the topic
 
+	waits   bool               // it is a poll that may wait
 	inspect plugins.Inspection // of what is delivered; nil: nothing is looked at
 	leaves  bool               // no plugin waits for the end, so that the handler may return before
 }

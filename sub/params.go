@@ -186,6 +186,7 @@ func (w *pollWish) read(r *http.Request) error {
 	if w.wait, err = q.Duration("wait", defaultWait, 0, maxWait); err != nil {
 		return err
 	}
+	w.waits = w.wait > minLook
 	if w.form, err = choosePollForm(&w.wish, w.batch); err != nil {
 		return err
 	}

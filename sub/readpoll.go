@@ -41,6 +41,7 @@ func (w *readPoll) read(r *http.Request) error {
 	if w.wait, err = q.Duration("wait", defaultWait, 0, maxWait); err != nil {
 		return err
 	}
+	w.waits = w.wait > minRead
 	w.form, err = choosePollForm(&wish{base64: w.base64, accept: w.accept}, w.batch)
 	return err
 }

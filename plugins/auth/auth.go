@@ -61,7 +61,7 @@ func New(o *Options, e plugins.Env) (*Plugin, error) {
 	vec := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "kateway_auth_total", Help: "Requests by what authentication and authorization made of them."}, []string{"result"})
 	ended := prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "kateway_auth_ended_total", Help: "Streams and WebSockets ended since what they had shown, or what they may, has ended."})
+		Name: "kateway_auth_ended_total", Help: "Streams, WebSockets and waiting polls ended since what they had shown, or what they may, has ended."})
 	e.Metrics.MustRegister(vec, ended)
 	p.streams.ended = ended
 	for v, name := range names {
@@ -90,7 +90,7 @@ func (p *Plugin) Wrap(next plugins.Handler) plugins.Handler {
 		switch {
 		case err != nil:
 			return err
-		case c.Lasting:
+		case c.Lasting, c.Waits:
 			return p.last(ctx, c, who, next)
 		}
 		return next(ctx, c)
@@ -100,11 +100,12 @@ func (p *Plugin) Wrap(next plugins.Handler) plugins.Handler {
 // identity is who calls, as shown by a key, a token or a certificate.
 type identity struct {
 	app     string
-	keyID   string    // what it was shown by, or what the token was made with; "": something else
-	hash    string    // of that key, where it was shown
-	token   *token    // nil: no token
-	expires time.Time // zero: never
-	only    *limits   // nil: whatever the app may
+	keyID   string        // what it was shown by, or what the token was made with; "": something else
+	hash    string        // of that key, where it was shown
+	token   *token        // nil: no token
+	expires time.Time     // zero: never
+	leeway  time.Duration // for how long after that one is still let in: clocks differ
+	only    *limits       // nil: whatever the app may
 }
 
 // judge says who calls, in c too, and whether he may.
@@ -127,7 +128,9 @@ func (p *Plugin) judge(ctx context.Context, c *plugins.Call) (identity, verdict,
 		return who, v, errWho
 	}
 	c.App, c.KeyID, c.Expires = who.app, who.keyID, who.expires
-	v, err = permit(snap, c, who.only)
+	if v, err = permit(snap, c, who.only); v == passed && who.only != nil && c.Op == plugins.Publish {
+		c.Route = who.only.route(c)
+	}
 	return who, v, err
 }
 
@@ -213,7 +216,7 @@ func counts(app *meta.App, key *meta.Key, who *identity, op plugins.Op, now time
 		return otherApp
 	case app.Disabled:
 		return disabled
-	case !who.expires.IsZero() && !now.Before(who.expires):
+	case !who.expires.IsZero() && !now.Before(who.expires.Add(who.leeway)):
 		return expired
 	case key == nil:
 		return passed
@@ -236,6 +239,11 @@ func fits(use string, op plugins.Op) bool {
 	return false
 }
 
+// errNotFor answers who shows a token that is for less than his app may.
+func errNotFor(app string) error {
+	return fmt.Errorf("the token of app %s is not for this: %w", app, errs.Denied)
+}
+
 // permit decides whether the caller, who is known by now, may do it. What it answers about another app's topic depends
 // on grants alone, never on whether the topic exists.
 func permit(snap *meta.Snapshot, c *plugins.Call, only *limits) (verdict, error) {
@@ -245,7 +253,7 @@ func permit(snap *meta.Snapshot, c *plugins.Call, only *limits) (verdict, error)
 	}
 	switch {
 	case only != nil && !only.allow(c.Op, t, c.Group):
-		return denied, fmt.Errorf("the token of app %s is not for this: %w", c.App, errs.Denied)
+		return denied, errNotFor(c.App)
 	case c.Topic == "": // it is known who calls, and nothing is asked for: what is wrong with the request is told next
 		return passed, nil
 	case c.Op == plugins.Publish && t.App != c.App:

@@ -27,7 +27,7 @@ func (c *cache) get(id [sha256.Size]byte) *token {
 	s.mu.RLock()
 	t := s.tokens[id]
 	s.mu.RUnlock()
-	if t == nil || !time.Now().Before(t.expires) {
+	if t == nil || t.over(time.Now()) {
 		return nil
 	}
 	return t
@@ -44,7 +44,7 @@ func (c *cache) put(id [sha256.Size]byte, t *token) {
 		victim, tries, now := id, 0, time.Now()
 		for k, old := range s.tokens { // in no order
 			victim = k
-			if tries++; tries >= evictTries || !now.Before(old.expires) {
+			if tries++; tries >= evictTries || old.over(now) {
 				break
 			}
 		}

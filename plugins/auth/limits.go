@@ -43,5 +43,19 @@ func (l *limits) allow(op plugins.Op, t meta.Topic, group string) bool {
 	return true
 }
 
+// route is plugins.Call's: a token that is for some topics has messages go to those alone, whoever sends them there.
+func (l *limits) route(c *plugins.Call) func(topic, ver string) error {
+	if l.topics == nil {
+		return nil
+	}
+	app := c.App
+	return func(topic, ver string) error {
+		if !l.allow(plugins.Publish, meta.Topic{App: app, Name: topic, Ver: ver}, "") {
+			return errNotFor(app)
+		}
+		return nil
+	}
+}
+
 // path is the topic as tokens name it.
 func path(t meta.Topic) string { return t.App + "/" + t.Name + "/" + t.Ver }

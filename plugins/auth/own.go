@@ -75,6 +75,9 @@ func (p *Plugin) Mint(_ context.Context, c *plugins.Call, ttl time.Duration) (st
 	if !c.Expires.IsZero() && c.Expires.Before(until) {
 		until = c.Expires.Truncate(time.Second)
 	}
+	if !now.Before(until) { // what was shown counts for the leeway alone
+		return "", time.Time{}, errWho
+	}
 	owner := c.Owner
 	if owner == "" {
 		owner = c.App

@@ -19,7 +19,7 @@ const (
 	sweepRest   = time.Second     // between two looks at all of them
 )
 
-// streams are the calls that last: they are judged again while they do, since what they had shown may end, or what they may.
+// streams are the calls that last or wait: they are judged again meanwhile, since what they had shown may end, or what they may.
 // One goroutine does that for all of them.
 type streams struct {
 	wake  chan struct{} // something has changed that is not in meta; one token
@@ -69,7 +69,7 @@ func (s *streams) list(into []*stream) []*stream {
 	return into
 }
 
-// last does the rest of a call that lasts. It ends, by its context, when the caller may no longer do it.
+// last does the rest of a call that lasts or waits. It ends, by its context, when the caller may no longer do it.
 func (p *Plugin) last(ctx context.Context, c *plugins.Call, who identity, next plugins.Handler) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -43,6 +43,9 @@ type token struct {
 	finger [sha256.Size]byte // of the key that it was verified with
 }
 
+// over reports whether its time is.
+func (t *token) over(now time.Time) bool { return !now.Before(t.expires.Add(t.leeway)) }
+
 // tokens verifies tokens, and makes those of the gateways' own. Its methods may be called concurrently.
 type tokens struct {
 	issuers map[string]*issuer // by their names; read only
@@ -217,7 +220,7 @@ func (is *issuer) read(claims jwt.MapClaims, found *token) error {
 	if err != nil || exp == nil {
 		return fmt.Errorf("it has no exp: %w", errToken)
 	}
-	found.expires = exp.Add(is.leeway)
+	found.expires, found.leeway = exp.Time, is.leeway
 	return is.claims(is, claims, found)
 }
 
