@@ -186,9 +186,9 @@ func (g *Gateway) probeMeta(context.Context) error {
 	s := g.cluster.meta.State()
 	switch {
 	case !s.Loaded:
-		return errors.New("nothing is known of apps and topics: ZooKeeper has not answered yet, and there is no snapshot of an earlier run")
+		return errors.New("nothing is known of apps and topics: ZooKeeper has not said yet, the log may know why, and there is no snapshot of an earlier run")
 	case s.Stale:
-		return errPartly("what is known of apps and topics is from an earlier run of this gateway, since ZooKeeper has not answered yet")
+		return errPartly("what is known of apps and topics is from an earlier run of this gateway, since ZooKeeper has not said yet; the log may know why")
 	case len(s.Faults) > 0:
 		return errPartly(fmt.Sprintf("%d objects or nodes can't be read; the last good content of each is used, the log and GET /v1/status name them", len(s.Faults)))
 	}

@@ -209,7 +209,7 @@ func eachStore(t *testing.T, scenario func(t *testing.T, s *site)) {
 
 // appOf is an app of the test's own, since the brokers are shared.
 func appOf(t *testing.T) string {
-	name := strings.NewReplacer("/embedded", "", "/kafka", "", "/", "-", "_", "-").Replace(t.Name())
+	name := strings.NewReplacer("/embedded", "", "/kafka", "", "/", "-", "_", "-", ",", "").Replace(t.Name())
 	return fmt.Sprintf("%.20s-%x", strings.TrimPrefix(name, "Test"), time.Now().UnixNano()&0xffffffff)
 }
 

@@ -24,6 +24,9 @@ type options struct {
 	brokers    int
 	line       string
 	properties []string
+	users      map[string]string // see Secured
+	reauth     int
+	listeners  []Listener
 }
 
 // Brokers is the number of brokers, 1 or 3; each is a controller too. Without it there is one.
@@ -47,8 +50,10 @@ type Cluster struct {
 }
 
 type broker struct {
-	addr, dir string
-	proc      *process
+	addr, dir  string
+	controller int               // its port as a controller
+	secured    map[string]string // addresses by the name of the listener
+	proc       *process
 }
 
 // Kafka starts a cluster that ends with the test. It takes 4 to 9 seconds: share one per package, see [Shared].
@@ -138,13 +143,13 @@ func startKafka(lib string, o options) (*Cluster, error) {
 
 func (c *Cluster) start(o options) error {
 	n := o.brokers
-	if err := c.configure(n, o.properties); err != nil {
+	if err := c.configure(o); err != nil {
 		return err
 	}
 	var wg sync.WaitGroup
 	errs := make([]error, n)
 	for i := range n {
-		wg.Go(func() { errs[i] = c.format(i) })
+		wg.Go(func() { errs[i] = c.format(i, o.users) })
 	}
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
@@ -165,8 +170,9 @@ func (c *Cluster) start(o options) error {
 
 // configure writes the brokers' property files. Small internal topics and no rebalance delay make tests quick; two
 // replicas in sync make losses show.
-func (c *Cluster) configure(n int, more []string) error {
-	ports, err := freePorts(2 * n)
+func (c *Cluster) configure(o options) error {
+	n, each := o.brokers, len(o.listeners)
+	ports, err := freePorts((2 + each) * n)
 	if err != nil {
 		return err
 	}
@@ -179,14 +185,18 @@ func (c *Cluster) configure(n int, more []string) error {
 		replicas, inSync = 3, 2
 	}
 	for i := range n {
-		b := &broker{addr: fmt.Sprintf("127.0.0.1:%d", ports[i]), dir: filepath.Join(c.dir, fmt.Sprint(i+1))}
+		b := &broker{addr: fmt.Sprintf("127.0.0.1:%d", ports[i]), dir: filepath.Join(c.dir, fmt.Sprint(i+1)), controller: ports[n+i]}
 		c.brokers = append(c.brokers, b)
 		if err := os.MkdirAll(b.dir, 0o755); err != nil {
 			return err
 		}
+		secured, err := b.secure(o, ports[2*n+i*each:])
+		if err != nil {
+			return err
+		}
 		text := strings.NewReplacer("{id}", fmt.Sprint(i+1), "{voters}", strings.Join(voters, ","), "{addr}", b.addr,
 			"{controller}", fmt.Sprintf("127.0.0.1:%d", ports[n+i]), "{dir}", filepath.Join(b.dir, "log"),
-			"{replicas}", fmt.Sprint(replicas), "{insync}", fmt.Sprint(inSync)).Replace(properties) + strings.Join(more, "\n")
+			"{replicas}", fmt.Sprint(replicas), "{insync}", fmt.Sprint(inSync)).Replace(properties) + secured + strings.Join(o.properties, "\n")
 		if err := os.WriteFile(b.properties(), []byte(text), 0o644); err != nil {
 			return err
 		}
@@ -223,9 +233,9 @@ log.initial.task.delay.ms=500
 
 func (b *broker) properties() string { return filepath.Join(b.dir, "server.properties") }
 
-func (c *Cluster) format(i int) error {
-	cmd := exec.Command("java", "-XX:TieredStopAtLevel=1", "-cp", filepath.Join(c.lib, "*"), "kafka.tools.StorageTool",
-		"format", "-t", "kateway-test-cluster00", "-c", c.brokers[i].properties())
+func (c *Cluster) format(i int, users map[string]string) error {
+	cmd := exec.Command("java", append([]string{"-XX:TieredStopAtLevel=1", "-cp", filepath.Join(c.lib, "*"), "kafka.tools.StorageTool",
+		"format", "-t", "kateway-test-cluster00", "-c", c.brokers[i].properties()}, scram(users)...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("formatting: %w\n%s", err, tail(out))
 	}

@@ -32,11 +32,13 @@ func StartZooKeeper() (addr string, stop func(), err error) {
 // concurrently, those on one server not.
 type Ensemble struct {
 	lib, dir string
+	pair     [2]string // certificate and key, where the servers have an address with TLS too
 	servers  []*zkServer
 }
 
 type zkServer struct {
 	addr, cfg string
+	secured   string // its address with TLS; "" without
 	proc      *process
 }
 
@@ -54,8 +56,25 @@ func ZooKeepers(t testing.TB, n int) *Ensemble {
 	return e
 }
 
+// SecuredZooKeeper is a server that has an address with TLS as well, with a certificate for the host.
+func SecuredZooKeeper(t testing.TB, a *Authority, host string) *Ensemble {
+	t.Helper()
+	certFile, keyFile := a.For(host, time.Time{})
+	e, err := startZooKeepers(1, [2]string{certFile, keyFile})
+	if errors.Is(err, ErrMissing) {
+		Missing(t, "ZooKeeper", err)
+	}
+	if err != nil {
+		t.Fatalf("starting ZooKeeper: %v", err)
+	}
+	t.Cleanup(e.Close)
+	return e
+}
+
 // StartZooKeepers is for those who share an ensemble among tests. ErrMissing where the machine can't.
-func StartZooKeepers(n int) (*Ensemble, error) {
+func StartZooKeepers(n int) (*Ensemble, error) { return startZooKeepers(n, [2]string{}) }
+
+func startZooKeepers(n int, pair [2]string) (*Ensemble, error) {
 	if err := wanted("java", "mvn"); err != nil {
 		return nil, err
 	}
@@ -65,19 +84,19 @@ func StartZooKeepers(n int) (*Ensemble, error) {
 	}
 	var e *Ensemble
 	for range 3 { // a port may be taken by another before ZooKeeper has it
-		if e, err = startEnsemble(lib, n); err == nil {
+		if e, err = startEnsemble(lib, n, pair); err == nil {
 			return e, nil
 		}
 	}
 	return nil, err
 }
 
-func startEnsemble(lib string, n int) (*Ensemble, error) {
+func startEnsemble(lib string, n int, pair [2]string) (*Ensemble, error) {
 	dir, err := os.MkdirTemp("", "kateway-zookeeper-")
 	if err != nil {
 		return nil, err
 	}
-	e := &Ensemble{lib: lib, dir: dir}
+	e := &Ensemble{lib: lib, dir: dir, pair: pair}
 	if err = e.configure(n); err == nil {
 		err = e.StartAll()
 	}
@@ -89,7 +108,7 @@ func startEnsemble(lib string, n int) (*Ensemble, error) {
 }
 
 func (e *Ensemble) configure(n int) error {
-	ports, err := freePorts(3 * n)
+	ports, err := freePorts(4 * n)
 	if err != nil {
 		return err
 	}
@@ -107,8 +126,12 @@ func (e *Ensemble) configure(n int) error {
 		}
 		s := &zkServer{addr: fmt.Sprintf("127.0.0.1:%d", ports[i]), cfg: filepath.Join(dir, "zoo.cfg")}
 		e.servers = append(e.servers, s)
+		secured, err := s.secure(e.pair, ports[3*n+i])
+		if err != nil {
+			return err
+		}
 		text := fmt.Sprintf("dataDir=%s\nclientPort=%d\nclientPortAddress=127.0.0.1\ntickTime=500\ninitLimit=20\nsyncLimit=10\n"+
-			"admin.enableServer=false\nmaxClientCnxns=0\n4lw.commands.whitelist=*\n%s", dir, ports[i], members)
+			"admin.enableServer=false\nmaxClientCnxns=0\n4lw.commands.whitelist=*\n%s%s", dir, ports[i], members, secured)
 		if err := os.WriteFile(s.cfg, []byte(text), 0o644); err != nil {
 			return err
 		}
@@ -118,6 +141,20 @@ func (e *Ensemble) configure(n int) error {
 	}
 	return nil
 }
+
+// secure is the lines of the server's configuration for an address with TLS.
+func (s *zkServer) secure(pair [2]string, port int) (string, error) {
+	if pair[0] == "" {
+		return "", nil
+	}
+	s.secured = fmt.Sprintf("127.0.0.1:%d", port)
+	joined, err := joinPEM(filepath.Join(filepath.Dir(s.cfg), "server.pem"), pair[1], pair[0])
+	return fmt.Sprintf("serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\nsecureClientPort=%d\nsecureClientPortAddress=127.0.0.1\n"+
+		"ssl.keyStore.location=%s\nssl.keyStore.type=PEM\nssl.clientAuth=none\n", port, joined), err
+}
+
+// SecuredAddr is the address with TLS of a SecuredZooKeeper.
+func (e *Ensemble) SecuredAddr() string { return e.servers[0].secured }
 
 // Addr is what a client is given: h:p, or h:p,h:p,h:p.
 func (e *Ensemble) Addr() string { return strings.Join(e.Addrs(), ",") }

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	zookeeper "github.com/go-zookeeper/zk"
+
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/testkit"
 	"github.com/kateway/kateway/internal/zk"
@@ -141,23 +143,66 @@ func TestBucketsThatAreGone(t *testing.T) {
 	until(t, d, "the kind", func() bool { return d.State().Faults["/meta/apps"] == "" })
 }
 
-// What the access lists do not let us read or write is a fault of ours, not of who asks.
+// What the access lists do not let us read is unknown, not empty: nobody is told that there are no apps, what was kept serves
+// where there is something, and all is read as soon as we may. What they do not let us write is a fault of ours, not of who asks.
 func TestAccessDenied(t *testing.T) {
+	const credentials = "kateway:secret"
 	k := &keeper{addr: testkit.ZooKeeper(t), chroot: "/denied"}
-	owner, _ := k.client(t, "kateway:secret")
+	owner, _ := k.client(t, credentials)
 	mine := metazk.New(owner, slog.New(slog.DiscardHandler))
 	put(t, metatest.Directory(t, mine), app("shop"))
 
 	s := k.open(t) // without credentials
-	d := metatest.Directory(t, s)
-	until(t, d, "the fault", func() bool { return len(d.State().Faults) > 0 })
-	if d.Snapshot().App("shop") != nil {
-		t.Error("it is open to all")
+	_, err := s.Next(within(t))
+	if !errors.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), "credentials") || !strings.Contains(err.Error(), "/meta/apps") {
+		t.Errorf("the first update: %v", err)
 	}
-	_, err := d.Put(within(t), app("shop"), "")
+	_, err = s.Apply(within(t), meta.Change{ID: appID(1), Data: []byte(`{}`)})
 	if !errors.Is(err, errs.Unavailable) || errors.Is(err, errs.Denied) || !strings.Contains(err.Error(), "credentials") {
-		t.Errorf("%v", err)
+		t.Errorf("a change: %v", err)
 	}
+	next := make(chan meta.Update, 1)
+	go func() {
+		if u, err := s.Next(within(t)); err == nil {
+			next <- u
+		}
+	}()
+	openToAll(t, k.addr, credentials, k.chroot)
+	select {
+	case u := <-next:
+		if !u.Whole || u.Objects[app("shop").ID()] == nil || len(u.Faults) > 0 {
+			t.Errorf("once it is open to us: %+v", u)
+		}
+	case <-within(t).Done():
+		t.Error("nothing is told once it is open to us")
+	}
+}
+
+// openToAll lets everybody do everything to a node and what is below it.
+func openToAll(t *testing.T, addr, credentials, path string) {
+	t.Helper()
+	c, _, err := zookeeper.Connect([]string{addr}, 4*time.Second, zookeeper.WithLogInfo(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.AddAuth("digest", []byte(credentials)); err != nil {
+		t.Fatal(err)
+	}
+	var walk func(path string)
+	walk = func(path string) {
+		names, _, err := c.Children(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			walk(path + "/" + name)
+		}
+		if _, err := c.SetACL(path, zookeeper.WorldACL(zookeeper.PermAll), -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	walk(path)
 }
 
 func TestFullBucket(t *testing.T) {

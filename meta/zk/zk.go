@@ -167,6 +167,7 @@ func (s *Source) Next(ctx context.Context) (meta.Update, error) {
 }
 
 // take is what there is to tell. The first Update, and the first after a time away, waits until everything was looked at.
+// Where a kind of objects is refused to us there is no first one: that there are no apps is not what we know then.
 func (s *Source) take() (u meta.Update, ok bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -177,6 +178,12 @@ func (s *Source) take() (u meta.Update, ok bool, err error) {
 		return u, false, fmt.Errorf("ZooKeeper can't be reached: %w", errs.Unavailable)
 	case s.away, s.round.behind > 0 && (s.left || !s.started):
 		return u, false, nil
+	case !s.started && s.refused() != nil:
+		if err = s.refused(); s.left {
+			err = nil // it was told
+		}
+		s.left = true
+		return u, false, err
 	case s.started && !s.dirty && len(s.pending) == 0 && s.told == through:
 		return u, false, nil
 	}
@@ -184,6 +191,16 @@ func (s *Source) take() (u meta.Update, ok bool, err error) {
 	s.pending = map[meta.ID][]byte{}
 	s.started, s.left, s.dirty, s.told = true, false, false, through
 	return u, true, nil
+}
+
+// refused is the error of a kind that we may not read; nil where there is none. s.mu is held.
+func (s *Source) refused() error {
+	for _, l := range s.lists {
+		if err := s.faults[l.path()]; errors.Is(err, errs.Denied) {
+			return fmt.Errorf("do our credentials for ZooKeeper fit? %w: %w", errs.Unavailable, err)
+		}
+	}
+	return nil
 }
 
 // Apply is meta.Source's.
