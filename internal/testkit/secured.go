@@ -37,7 +37,7 @@ func (b *broker) secure(o options, ports []int) (string, error) {
 	protocols := "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
 	plain := "org.apache.kafka.common.security.plain.PlainLoginModule required"
 	for user, password := range o.users {
-		plain += fmt.Sprintf(` user_%s="%s"`, user, password)
+		plain += fmt.Sprintf(" user_%s=%q", user, password)
 	}
 	b.secured = map[string]string{}
 	for i, l := range o.listeners {
