@@ -303,3 +303,22 @@ func TestPollThatLeaves(t *testing.T) {
 		t.Errorf("got %v, attempt %d", values(list), list[0].Ref.Attempt)
 	}
 }
+
+// When the connection to the home breaks, the home does not know what a stream's client has been given. What may be in its
+// hands is another delivery when it comes again: the client's receipt does not count for who has it then.
+func TestReceiptOfBrokenConnection(t *testing.T) {
+	c := newCluster(t, 2)
+	home, edge := c.gws[0], c.gws[1]
+	key := c.topic(home, 1)
+	c.publish(key, 0, 0, 1)
+	first := c.next(c.open(edge, stream(key)), 1)[0]
+	home.proxy.Cut()
+	second := c.next(c.open(home, stream(key)), 1)[0]
+	if second.Ref == first.Ref {
+		t.Errorf("two clients hold %+v", first.Ref)
+	}
+	if out := home.router.Settle(t.Context(), key, verbs(group.Ack, first)...); !errors.Is(out[0], errs.Fenced) {
+		t.Errorf("the first client's ack: %v", out[0])
+	}
+	c.settled(home.router.Settle(t.Context(), key, verbs(group.Ack, second)...))
+}

@@ -215,9 +215,9 @@ func offsets(list []group.Delivery) (out []int64) {
 }
 
 // returned are the offsets of verbs that give messages back.
-func returned(verbs []group.Verb) (out []int64) {
+func returned(verbs []group.Verb, op group.Op) (out []int64) {
 	for _, v := range verbs {
-		if v.Op == group.Return {
+		if v.Op == op {
 			out = append(out, v.Offset)
 		}
 	}

@@ -187,6 +187,7 @@ func (in *inbound) word(f frame, d *decoder) error {
 	case frameClose:
 		if n := d.uvarint(); s != nil {
 			s.seen.Store(n)
+			s.closed.Store(true)
 			s.cancel()
 		}
 	case frameSettle:

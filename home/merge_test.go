@@ -62,7 +62,7 @@ func TestMergedIsExact(t *testing.T) {
 				if got := offsets(first.Deliveries); !slices.Equal(got, []int64{1, 2}) {
 					t.Errorf("first %v", got)
 				}
-				back := [2][]int64{returned(sources[0].verbs()), returned(sources[1].verbs())}
+				back := [2][]int64{returned(sources[0].verbs(), group.Return), returned(sources[1].verbs(), group.Return)}
 				ended, cancel := context.WithCancel(t.Context())
 				cancel()
 				var rest []int64
@@ -99,7 +99,7 @@ func TestMergedClose(t *testing.T) {
 		m.Close()
 		m.Close()
 		for i, want := range [][]int64{{2}, {5}, nil} {
-			if got := returned(sources[i].verbs()); !slices.Equal(got, want) {
+			if got := returned(sources[i].verbs(), group.Return); !slices.Equal(got, want) {
 				t.Errorf("source %d: %v went back", i, got)
 			}
 			<-sources[i].closed

@@ -21,6 +21,7 @@ type served struct {
 	cancel context.CancelFunc
 	credit chan int      // one place: what the edge's Next asks for
 	seen   atomic.Uint64 // deliveries that the edge says it has handed out
+	closed atomic.Bool   // the edge has closed it, and seen is its last word
 
 	mu   sync.Mutex
 	open group.Session // nil until it is open
@@ -63,7 +64,15 @@ func (s *served) run(ctx context.Context, ask *group.Ask) {
 		s.say(ctx, frameEnd, func(b []byte) []byte { return appendRefs(appendError(b, err), held) })
 	}
 	<-ctx.Done()
-	if verbs := unseen(s.seen.Load()); len(verbs) > 0 {
+	verbs := unseen(s.seen.Load())
+	if !s.closed.Load() {
+		// The link broke. Nobody knows what clients were given before we could hear of it, and still are: that was a delivery, so
+		// that the receipt of who has it is not the receipt of who gets it next.
+		for i := range verbs {
+			verbs[i].Op = group.Nack
+		}
+	}
+	if len(verbs) > 0 {
 		session.Settle(verbs...) // what is no longer ours was taken back by others
 	}
 	session.Close()
