@@ -1,9 +1,11 @@
 package testkit
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -21,10 +23,11 @@ import (
 // Authority signs certificates for one test.
 type Authority struct {
 	File string // its own certificate in PEM
+	RSA  bool   // what it signs from now on has keys of RSA, 2048 bits; else of P-256
 
 	t    testing.TB
 	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	key  crypto.Signer
 }
 
 // NewAuthority makes one.
@@ -89,8 +92,13 @@ func (a *Authority) Server(host string, ends time.Time, clients bool) *tls.Confi
 	return c
 }
 
-func (a *Authority) sign(c *x509.Certificate) (der []byte, key *ecdsa.PrivateKey) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+func (a *Authority) sign(c *x509.Certificate) (der []byte, key crypto.Signer) {
+	var err error
+	if a.RSA {
+		key, err = rsa.GenerateKey(rand.Reader, 2048)
+	} else {
+		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	}
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -99,7 +107,7 @@ func (a *Authority) sign(c *x509.Certificate) (der []byte, key *ecdsa.PrivateKey
 		parent, signer = c, key
 	}
 	c.SerialNumber = big.NewInt(time.Now().UnixNano())
-	if der, err = x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, signer); err != nil {
+	if der, err = x509.CreateCertificate(rand.Reader, c, parent, key.Public(), signer); err != nil {
 		a.t.Fatal(err)
 	}
 	return der, key
