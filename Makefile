@@ -10,18 +10,20 @@ FUZZTIME  ?= 20s
 
 GOLANGCI_VERSION    := v2.15.0
 GOVULNCHECK_VERSION := v1.9.0
+GITLEAKS_VERSION    := v8.30.0
 GOLANGCI    := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)/govulncheck
+GITLEAKS    := $(TOOLS)/gitleaks-$(GITLEAKS_VERSION)/gitleaks
 
 # The race detector needs a C compiler; without one the tests run without it, and say so.
 CC_FOUND := $(shell command -v $(or $(CC),gcc) 2>/dev/null || command -v cc 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint fmt bench fuzz vuln check clean
+.PHONY: help build run test lint fmt bench fuzz vuln secrets licences same check clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## the static binary, bin/kateway
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/kateway ./cmd/kateway
@@ -63,7 +65,22 @@ vuln: $(GOVULNCHECK) ## known vulnerabilities in what the binary calls
 	   else exit $$code; fi ;; \
 	esac
 
-check: lint vuln test ## what CI runs
+secrets: $(GITLEAKS) ## passwords, keys and tokens in all commits (.gitleaks.toml)
+	$(GITLEAKS) git --no-banner --redact .
+
+licences: ## the licence of each module that the binary has in it
+	@$(GO) test -count=1 -v -run '^TestLicences$$' ./test | sed -n 's/^ *licences_test.go:[0-9]*: //p; /^\(FAIL\|ok\)/p'
+
+same: ## whether another folder and an empty cache make the same binary of this commit; it builds twice
+	@d=$$(mktemp -d); trap 'chmod -R u+w "$$d"; rm -rf "$$d"' EXIT; set -e; \
+	for n in one another/folder; do \
+		git clone -q . "$$d/$$n/src"; \
+		(cd "$$d/$$n/src" && GOCACHE="$$d/$$n/cache" CGO_ENABLED=0 $(GO) build -trimpath -o "$$d/$$n/kateway" ./cmd/kateway); \
+		sha256sum <"$$d/$$n/kateway"; \
+	done; \
+	cmp "$$d/one/kateway" "$$d/another/folder/kateway"
+
+check: lint vuln secrets test ## what CI runs
 
 clean: ## removes what was built, not the data
 	rm -rf bin .tools
@@ -74,3 +91,6 @@ $(GOLANGCI):
 
 $(GOVULNCHECK):
 	GOBIN=$(@D) $(GO) install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+
+$(GITLEAKS):
+	GOBIN=$(@D) $(GO) install github.com/zricethezav/gitleaks/v8@$(GITLEAKS_VERSION)
