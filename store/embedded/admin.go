@@ -169,7 +169,7 @@ func (s *Store) DeleteTopic(ctx context.Context, name string) error {
 	s.mu.Unlock()
 	s.endGroups(t)
 	t.wake()
-	_, err = s.wait(ctx, o)
+	_, err = o.Wait(ctx, s.fault)
 	for _, p := range *t.parts.Load() {
 		start, end := p.bounds()
 		s.trash.add(p.prefix, p.prefix, after(p.prefix), end.bytes-start.bytes)

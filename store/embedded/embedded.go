@@ -6,7 +6,7 @@
 //	follow     follow.go, the same without a group
 //	positions  positions.go (noted in memory, written soon)
 //	upkeep     sweep.go (retention, expiry of outcomes), reclaim.go (space)
-//	disk       internal/disk (directory, room, pebble)
+//	disk       internal/disk (directory, room, pebble, rounds)
 //
 // All writes to pebble are made by one goroutine, the writer. Concurrent publishes share its rounds: one pebble batch, in
 // it one block per partition, one sync. Locks are taken in this order: Store.admin, Store.noting, group.mu,
@@ -177,8 +177,7 @@ func (s *Store) start(d disk.Dir) error {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
-	w := newWriter(s)
-	go w.run()
+	go (&writer{s: s}).run()
 	s.workers.Go(func() { s.commitLoop(ctx) })
 	s.workers.Go(func() { s.sweepLoop(ctx) })
 	return nil
@@ -250,28 +249,13 @@ func (s *Store) shut() {
 	s.workers.Wait()
 	err := s.flushPositions()
 	close(s.queue)
-	s.awaitWriter()
+	s.fault.AwaitWriter(s.writing)
 	if s.fault.IsStuck() {
 		s.goneErr = errors.Join(err, s.Err()) // pebble's locks are held for ever: closing it would hang, and so the lock of the directory stays
 		return
 	}
 	s.reads.Wait()
 	s.goneErr = errors.Join(err, s.db.Close(), s.lock.Close())
-}
-
-// awaitWriter returns when the writer has ended, or never will.
-func (s *Store) awaitWriter() {
-	select {
-	case <-s.writing:
-		return
-	case <-s.fault.Failed():
-	}
-	select {
-	case <-s.writing:
-	case <-s.fault.Stuck():
-	case <-time.After(time.Second): // pebble waits for a flush that always fails
-		s.fault.Stick()
-	}
 }
 
 // enqueue hands o to the writer. It waits only where the queue is full of what did not have to ask for room.

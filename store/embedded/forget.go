@@ -35,7 +35,7 @@ func (s *Store) ForgetGroup(ctx context.Context, topic, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.wait(ctx, o); err != nil {
+	if _, err := o.Wait(ctx, s.fault); err != nil {
 		s.restore(g, had)
 		return err
 	}

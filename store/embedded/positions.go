@@ -148,7 +148,7 @@ func (s *Store) flushPositions() error {
 		return nil //nolint:nilerr // the fault was told when it happened
 	}
 	s.queue <- o
-	_, err := s.wait(context.Background(), o)
+	_, err := o.Wait(context.Background(), s.fault)
 	return err
 }
 
@@ -167,7 +167,7 @@ func (s *Store) writePositions(ctx context.Context, groups []*group, durable boo
 	if o == nil || err != nil {
 		return err
 	}
-	if _, err = s.wait(ctx, o); err != nil {
+	if _, err = o.Wait(ctx, s.fault); err != nil {
 		s.soil(written)
 	}
 	return err

@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/kateway/kateway/internal/disk"
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
 )
@@ -25,6 +25,7 @@ const (
 
 // op is one thing that the writer is to do: a publish, or whatever fill puts into the batch.
 type op struct {
+	disk.Op
 	topic   *topic
 	ack     store.Ack
 	msgs    []*store.Message
@@ -34,9 +35,6 @@ type op struct {
 	lazy    bool // fill: need not be synced
 	frees   bool // fill: makes room, and so is done even when there is none
 	forever bool // the caller may be gone, so that the op must not be used again
-
-	state atomic.Int32
-	done  chan error // one answer, when the writer took it
 
 	// What the writer found out. The caller reads it after the answer.
 	placed []placed
@@ -51,17 +49,10 @@ type placed struct {
 	time      int64 // ms
 }
 
-// States of an op.
-const (
-	opQueued int32 = iota
-	opTaken        // the writer has it: nobody knows the outcome until it is answered
-	opLeft         // the caller left first: it is not done
-)
-
-var opPool = sync.Pool{New: func() any { return &op{done: make(chan error, 1)} }} //nolint:gochecknoglobals // spare memory, no state
+var opPool = sync.Pool{New: func() any { return &op{Op: disk.NewOp()} }} //nolint:gochecknoglobals // spare memory, no state
 
 func newWrite(fill func(*pebble.Batch) error) *op {
-	return &op{fill: fill, done: make(chan error, 1), forever: true}
+	return &op{Op: disk.NewOp(), fill: fill, forever: true}
 }
 
 // release gives the op back after its answer.
@@ -70,7 +61,7 @@ func (o *op) release() {
 		return
 	}
 	clear(o.failed)
-	*o = op{done: o.done, placed: o.placed[:0]}
+	*o = op{Op: o.Renew(), placed: o.placed[:0]}
 	opPool.Put(o)
 }
 
@@ -94,7 +85,7 @@ func (s *Store) Publish(ctx context.Context, name string, ack store.Ack, msgs ..
 
 // await takes over what came of a publish.
 func (s *Store) await(ctx context.Context, o *op, msgs []*store.Message) error {
-	answered, err := s.wait(ctx, o)
+	answered, err := o.Wait(ctx, s.fault)
 	if err == nil {
 		err = deliver(o.placed, o.failed, msgs)
 	}
@@ -161,34 +152,12 @@ func (s *Store) queueFor(name string, o *op) error {
 	return nil
 }
 
-// wait returns the writer's answer. An end of ctx or of the store before it is Unavailable where the writer had not
-// begun, and Uncertain where it had; an op that was not answered must not be used again.
-func (s *Store) wait(ctx context.Context, o *op) (answered bool, err error) {
-	select {
-	case err := <-o.done:
-		return true, err
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-s.fault.Failed():
-		err = s.Err()
-	}
-	if o.state.CompareAndSwap(opQueued, opLeft) {
-		return false, fmt.Errorf("nothing was written: %w: %w", errs.Unavailable, err)
-	}
-	select { // an answer that is there counts
-	case err := <-o.done:
-		return true, err
-	default:
-		return false, fmt.Errorf("stopped waiting for the disk: %w: %w", errs.Uncertain, err)
-	}
-}
-
 // write has something else than messages written, and waits for it.
 func (s *Store) write(ctx context.Context, o *op) error {
 	if err := s.enqueue(o); err != nil {
 		return err
 	}
-	_, err := s.wait(ctx, o)
+	_, err := o.Wait(ctx, s.fault)
 	return err
 }
 

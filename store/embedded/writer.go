@@ -2,38 +2,30 @@ package embedded
 
 import (
 	"fmt"
-	"runtime"
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/kateway/kateway/internal/disk"
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
 )
 
 const (
-	maxRoundOps   = 4096
-	maxRoundBytes = 8 << 20
 	maxBlockBytes = 256 << 10 // a block ends when it has reached so many bytes,
 	maxBlockCount = 1 << 16   // or so many messages
-
-	// While a round waits for its sync the next one is gathered. When it has so many bytes it is worth writing meanwhile;
-	// a smaller one had better wait and grow, since the sync is what costs.
-	overlapBytes = 64 << 10
-	rounds       = 2
+	overlapBytes  = 64 << 10  // a round is worth a block of its own while the one before it is synced
 )
 
-// writer is the one goroutine that writes to pebble. It works in rounds: it takes what is queued, gives it to pebble as
-// one batch, and leaves the waiting for its sync to a second goroutine.
+// writer is the one goroutine that writes to pebble, in rounds (disk.Write).
 type writer struct {
-	s       *Store
-	free    chan *round    // those not in use
-	syncing chan *round    // those to be synced, in order
-	spare   []*blockWriter // for additions, with buffers used before
-	failed  error          // why nothing is written any more
+	s      *Store
+	spare  []*blockWriter // for additions, with buffers used before
+	failed error          // why nothing is written any more
 }
 
-// round is what is written together.
+// round is what is written together: a disk.Round.
 type round struct {
+	w         *writer
 	ops       []*op // in the batch
 	bytes     int64
 	additions []*addition
@@ -55,117 +47,59 @@ type addition struct {
 	end    mark         // behind them
 }
 
-func newWriter(s *Store) *writer {
-	w := &writer{s: s, free: make(chan *round, rounds), syncing: make(chan *round, rounds)}
-	for range rounds {
-		w.free <- &round{turned: map[*topic]struct{}{}}
-	}
-	return w
-}
-
 // run ends when the queue is closed and empty and everything in it answered.
 func (w *writer) run() {
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for r := range w.syncing {
-			w.finish(r)
-			w.free <- r
-		}
-	}()
-	for o := range w.s.queue {
-		r := <-w.free
-		r.reset(w.s.cfg.Now().UnixMilli())
-		w.take(r, o)
-		w.gather(r)
-		w.do(r)
-	}
-	close(w.syncing)
-	<-ended
-	close(w.s.writing)
+	defer close(w.s.writing)
+	turned := func() map[*topic]struct{} { return map[*topic]struct{}{} }
+	disk.Write(w.s.queue, overlapBytes, &round{w: w, turned: turned()}, &round{w: w, turned: turned()})
 }
 
-// gather adds what else is queued. Publishers that were answered just now and have more to say get to say it first.
-func (w *writer) gather(r *round) {
-	w.drain(r)
-	for len(w.free) < rounds-1 && r.bytes < overlapBytes {
-		select {
-		case o, open := <-w.s.queue:
-			if !open {
-				return
-			}
-			w.take(r, o)
-			w.drain(r)
-		case other := <-w.free:
-			w.free <- other
-		}
-	}
-	runtime.Gosched()
-	w.drain(r)
-}
-
-// drain adds what is queued now.
-func (w *writer) drain(r *round) {
-	for len(r.ops) < maxRoundOps && r.bytes < maxRoundBytes {
-		select {
-		case o, open := <-w.s.queue:
-			if !open {
-				return
-			}
-			w.take(r, o)
-		default:
-			return
-		}
+// Begin is disk.Round's, as are the next four.
+func (r *round) Begin() {
+	clear(r.ops)
+	clear(r.waiting)
+	clear(r.flights)
+	clear(r.turned)
+	clear(r.additions)
+	*r = round{
+		w: r.w, ops: r.ops[:0], additions: r.additions[:0], waiting: r.waiting[:0], flights: r.flights[:0], turned: r.turned,
+		now: r.w.s.cfg.Now().UnixMilli(),
 	}
 }
 
-// take adds an op, unless its caller has left.
-func (w *writer) take(r *round, o *op) {
-	if !o.state.CompareAndSwap(opQueued, opTaken) {
-		w.s.forsake(o)
+func (r *round) Add(o *op) {
+	if !o.Take() {
+		r.w.s.forsake(o)
 		return
 	}
 	r.ops = append(r.ops, o)
 	r.bytes += o.bytes
 }
 
-func (r *round) reset(now int64) {
-	clear(r.ops)
-	clear(r.waiting)
-	clear(r.flights)
-	clear(r.turned)
-	clear(r.additions)
-	*r = round{ops: r.ops[:0], additions: r.additions[:0], waiting: r.waiting[:0], flights: r.flights[:0], turned: r.turned, now: now}
-}
+func (r *round) Size() (ops int, bytes int64) { return len(r.ops), r.bytes }
 
-// do makes the round's batch and applies it. It hands the round to the goroutine that waits for the sync, or is done with it.
-func (w *writer) do(r *round) {
+// Apply makes the round's batch and gives it to pebble.
+func (r *round) Apply() (sync bool) {
+	w := r.w
 	if w.failed == nil {
 		w.failed = w.s.Err()
 	}
 	if w.failed != nil {
 		w.answer(r.ops, fmt.Errorf("the store failed: %w: %w", errs.Unavailable, w.failed))
-		w.free <- r
-		return
+		return false
 	}
 	w.place(r)
 	if len(r.ops) == 0 {
-		w.free <- r
-		return
+		return false
 	}
 	if err := w.apply(r); err != nil {
 		w.failed = err
 		w.s.fault.Fail(err)
 		w.answer(r.ops, fmt.Errorf("the write failed: %w: %w", errs.Uncertain, err))
-		w.free <- r
-		return
+		return false
 	}
 	w.answerEarly(r)
-	if !r.sync {
-		w.free <- r
-		return
-	}
-	w.syncing <- r
+	return r.sync
 }
 
 // answerEarly answers what does not wait for the sync.
@@ -346,24 +280,19 @@ func (w *writer) apply(r *round) error {
 	return r.batch.Close()
 }
 
-// finish waits for the sync, shows the messages to readers and answers.
-func (w *writer) finish(r *round) {
-	err := r.batch.SyncWait()
+// Finish waits for the sync, shows the messages to readers and answers.
+func (r *round) Finish() {
+	s := r.w.s
+	err := s.fault.Confirm(r.batch.SyncWait())
 	if err == nil {
-		err = w.s.Err() // whatever broke, nothing is confirmed after it
-	}
-	if err != nil {
-		w.s.fault.Fail(fmt.Errorf("sync the log: %w", err))
-		err = fmt.Errorf("the sync failed: %w: %w", errs.Uncertain, err)
-	} else {
 		_ = r.batch.Close() // only gives memory back
 		for _, add := range r.additions {
-			w.s.tail.show(add)
+			s.tail.show(add)
 		}
 	}
-	w.answer(r.waiting, err)
+	r.w.answer(r.waiting, err)
 	for _, o := range r.flights {
-		w.s.onces.land(o, err)
+		s.onces.land(o, err)
 	}
 }
 
@@ -385,7 +314,7 @@ func (s *Store) settle(o *op, err error) {
 	if o.fill == nil {
 		s.room.Release(o.weight())
 	}
-	o.done <- err
+	o.Answer(err)
 }
 
 // forsake ends an op that its caller left before the writer had it.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/kateway/kateway/internal/disk"
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
 )
@@ -110,7 +111,7 @@ func (s *Spool) readAsides(from uint64, max int) (list []kept, err error) {
 func (s *Spool) Requeue(ctx context.Context, ids ...uint64) (int, error) {
 	return s.eachAside(ids, func(a store.Aside) error {
 		m := a.Message
-		o := &op{name: a.Topic, msgs: []*store.Message{m}, outcome: []error{errBehind}, done: make(chan error, 1)}
+		o := &op{name: a.Topic, msgs: []*store.Message{m}, outcome: []error{errBehind}, Op: disk.NewOp()}
 		o.add(0, m, m.Time, "requeued")
 		o.fill = func(b *pebble.Batch) { _ = b.Delete(numberKey(tagAside, a.ID), nil) }
 		return s.put(ctx, o)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/kateway/kateway/internal/disk"
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
 )
@@ -313,7 +314,7 @@ func (s *Spool) begin(caller context.Context, f *onceCall) error {
 	}
 	n.ends = e.number
 	e.mu.Unlock()
-	err = s.put(caller, &op{done: make(chan error, 1), fill: func(b *pebble.Batch) {
+	err = s.put(caller, &op{Op: disk.NewOp(), fill: func(b *pebble.Batch) {
 		if fresh {
 			_ = b.Set(endsKey(t.id, n.ends), appendPositions(nil, list), nil) // fails only in a batch that was applied
 		}
@@ -365,7 +366,7 @@ func (s *Spool) named(ctx context.Context, name string) (*topic, error) {
 		if t != nil {
 			return t, nil
 		}
-		if err := s.put(ctx, &op{name: name, done: make(chan error, 1)}); err != nil {
+		if err := s.put(ctx, &op{name: name, Op: disk.NewOp()}); err != nil {
 			return nil, err
 		}
 	}

@@ -124,8 +124,8 @@ type Spool struct {
 	choosing sync.Mutex    // one Requeue or Discard at a time
 	crowds   crowds
 
-	queue   chan *op // to the writer
-	writing sync.WaitGroup
+	queue   chan *op        // to the writer
+	writing chan struct{}   // closed when the writer has ended
 	ctx     context.Context // ends when Close begins
 	stop    context.CancelFunc
 	work    sync.WaitGroup // of lanes, publishes that go on without their caller, and the sweeper
@@ -154,7 +154,7 @@ func Open(cfg Config) (*Spool, error) {
 	log := cfg.Log.With("database", "spool")
 	s := &Spool{
 		cfg: cfg, log: log, lock: lock, fault: disk.NewFault(log), topics: map[string]*topic{},
-		queue: make(chan *op, maxRoundOps), gone: make(chan struct{}),
+		queue: make(chan *op, maxQueue), writing: make(chan struct{}), gone: make(chan struct{}),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	if err := s.start(d); err != nil {
@@ -175,7 +175,7 @@ func (s *Spool) start(d disk.Dir) error {
 		return errors.Join(err, db.Close())
 	}
 	s.metrics.register(s)
-	s.writing.Go(s.write)
+	go s.write()
 	s.work.Go(s.sweepLoop)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -228,18 +228,7 @@ func (s *Spool) shut() {
 	s.work.Wait()
 	s.entered.Wait()
 	close(s.queue)
-	ended := make(chan struct{})
-	go func() { s.writing.Wait(); close(ended) }()
-	select {
-	case <-ended:
-	case <-s.fault.Failed():
-		select {
-		case <-ended:
-		case <-s.fault.Stuck():
-		case <-time.After(time.Second): // pebble waits for a flush that always fails
-			s.fault.Stick()
-		}
-	}
+	s.fault.AwaitWriter(s.writing)
 	if s.fault.IsStuck() {
 		s.goneErr = s.Err() // pebble's locks are held for ever: closing it would hang, and so the lock of the directory stays
 		return
@@ -367,7 +356,7 @@ func (s *Spool) rescue(ctx context.Context, name string, k *onceCall, msgs []*st
 	if !some {
 		return err
 	}
-	o := &op{name: name, msgs: msgs, outcome: outcome, done: make(chan error, 1), once: k}
+	o := &op{name: name, msgs: msgs, outcome: outcome, Op: disk.NewOp(), once: k}
 	for i, m := range msgs {
 		if spoolable(outcome[i]) {
 			o.add(i, m, s.cfg.Now(), reasonOf(outcome[i]))

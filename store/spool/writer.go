@@ -4,24 +4,24 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/kateway/kateway/internal/disk"
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
 )
 
 const (
-	maxRoundOps   = 4096
-	maxRoundBytes = 4 << 20
-	itemWeight    = 48              // what a message takes besides its bytes, roughly
-	diskPatience  = 2 * time.Second // that a publish has for the disk at the least, though its time is over
+	itemWeight   = 48              // what a message takes besides its bytes, roughly
+	diskPatience = 2 * time.Second // that a publish has for the disk at the least, though its time is over
+	maxQueue     = 4096            // of those that wait for the writer, who is then behind: they wait to get in
 )
 
 // op is one thing that the writer is to do: messages to be spooled, or whatever fill puts into the batch.
 type op struct {
+	disk.Op
 	name    string
 	msgs    []*store.Message
 	outcome []error // of each of msgs; the writer clears it where it spools the message
@@ -30,9 +30,6 @@ type op struct {
 	fill    func(*pebble.Batch)
 	bytes   int64
 	at      int64 // ms
-
-	state atomic.Int32
-	done  chan error
 }
 
 // item is a message to be spooled.
@@ -44,13 +41,6 @@ type item struct {
 	lane   *lane
 	seq    uint64
 }
-
-// States of an op.
-const (
-	opQueued int32 = iota
-	opTaken        // the writer has it: nobody knows the outcome until it is answered
-	opLeft         // the caller left first: it is not done
-)
 
 func (o *op) add(index int, m *store.Message, now time.Time, reason string) {
 	if o.at == 0 {
@@ -80,117 +70,113 @@ func (s *Spool) put(ctx context.Context, o *op) error {
 	return err
 }
 
-// await hands the op to the writer and waits for its answer, for as long as ctx lasts and a little longer.
+// await hands the op to the writer and waits for its answer, for as long as ctx lasts and a little longer, whether it is cancelled or not.
 func (s *Spool) await(ctx context.Context, o *op) error {
 	limit := diskPatience
 	if d, ok := ctx.Deadline(); ok {
 		limit = max(limit, time.Until(d))
 	}
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	var err error
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	defer cancel()
 	select {
 	case s.queue <- o:
-		select {
-		case err := <-o.done:
-			return err
-		case <-timer.C:
-			err = fmt.Errorf("the disk took longer than %v", limit.Round(time.Second))
-		case <-s.fault.Failed():
-			err = s.fault.Err()
-		}
-	case <-timer.C:
+		_, err := o.Wait(ctx, s.fault)
+		return err
+	case <-ctx.Done():
 		return fmt.Errorf("the disk is behind: %w", errs.Unavailable)
 	case <-s.fault.Failed():
 		return fmt.Errorf("%w: %w", errs.Unavailable, s.fault.Err())
 	}
-	if o.state.CompareAndSwap(opQueued, opLeft) {
-		return fmt.Errorf("nothing was written: %w: %w", errs.Unavailable, err)
-	}
-	select { // an answer that is there counts
-	case err := <-o.done:
-		return err
-	default:
-		return fmt.Errorf("stopped waiting for the disk: %w: %w", errs.Uncertain, err)
-	}
 }
 
-// write is the writer. It ends when the queue is closed and empty.
+// write is the writer. It ends when the queue is closed and empty. A small round costs little here, so that none waits to grow.
 func (s *Spool) write() {
-	var round []*op
-	for o := range s.queue {
-		round = s.gather(round[:0], o)
-		s.round(round)
-		clear(round)
+	defer close(s.writing)
+	disk.Write(s.queue, 0, &round{s: s}, &round{s: s}, &round{s: s}, &round{s: s})
+}
+
+// round is what is written together: a disk.Round.
+type round struct {
+	s     *Spool
+	ops   []*op
+	bytes int64
+	batch *pebble.Batch
+}
+
+// Begin is disk.Round's, as are the next four.
+func (r *round) Begin() {
+	clear(r.ops)
+	*r = round{s: r.s, ops: r.ops[:0]}
+}
+
+func (r *round) Add(o *op) {
+	if o.Take() {
+		r.ops = append(r.ops, o)
+		r.bytes += o.bytes
 	}
 }
 
-// gather takes what is queued now.
-func (s *Spool) gather(round []*op, o *op) []*op {
-	bytes := int64(0)
-	for {
-		if o.state.CompareAndSwap(opQueued, opTaken) {
-			round, bytes = append(round, o), bytes+o.bytes
-		}
-		if len(round) == maxRoundOps || bytes >= maxRoundBytes {
-			return round
-		}
-		select {
-		case next, open := <-s.queue:
-			if !open {
-				return round
-			}
-			o = next
-		default:
-			return round
-		}
-	}
-}
+func (r *round) Size() (ops int, bytes int64) { return len(r.ops), r.bytes }
 
-// round writes and syncs what the ops hold, and answers them.
-func (s *Spool) round(ops []*op) {
+// Apply puts what the ops hold into a batch and gives it to pebble.
+func (r *round) Apply() (sync bool) {
+	s := r.s
 	if err := s.fault.Err(); err != nil {
-		answer(ops, fmt.Errorf("%w: %w", errs.Unavailable, err))
-		return
+		r.answer(fmt.Errorf("%w: %w", errs.Unavailable, err))
+		return false
 	}
-	b := s.db.NewBatch()
-	kept := ops[:0]
-	for _, o := range ops {
-		if o.fill == nil && !s.space.Admit(uint64(o.bytes)) {
-			o.done <- s.space.FullError()
+	if r.admit(); len(r.ops) == 0 {
+		return false
+	}
+	r.batch = s.db.NewBatchWithSize(int(r.bytes) + len(r.ops)*itemWeight)
+	s.assign(r.batch, r.ops)
+	for _, o := range r.ops {
+		s.fillBatch(r.batch, o)
+	}
+	var err error
+	if s.cfg.noSync {
+		err = s.db.Apply(r.batch, pebble.NoSync)
+	} else {
+		err = s.db.ApplyNoSyncWait(r.batch, pebble.Sync)
+	}
+	if err != nil {
+		s.fault.Fail(err)
+		r.answer(fmt.Errorf("the write failed: %w: %w", errs.Uncertain, err))
+		return false
+	}
+	if s.cfg.noSync {
+		r.Finish()
+	}
+	return !s.cfg.noSync
+}
+
+// admit leaves in the round what there is room for.
+func (r *round) admit() {
+	kept := r.ops[:0]
+	for _, o := range r.ops {
+		if o.fill == nil && !r.s.space.Admit(uint64(o.bytes)) {
+			o.Answer(r.s.space.FullError())
 			continue
 		}
 		kept = append(kept, o)
 	}
-	if len(kept) == 0 {
-		_ = b.Close() // nothing is in it
-		return
-	}
-	s.assign(b, kept)
-	for _, o := range kept {
-		s.fillBatch(b, o)
-	}
-	how := pebble.Sync
-	if s.cfg.noSync {
-		how = pebble.NoSync
-	}
-	err := s.db.Apply(b, how)
-	if err == nil {
-		err = s.fault.Err() // whatever broke, nothing is confirmed after it
-	}
-	if err != nil {
-		s.fault.Fail(err)
-		answer(kept, fmt.Errorf("the write failed: %w: %w", errs.Uncertain, err))
-		return
-	}
-	_ = b.Close() // only gives memory back
-	s.show(kept)
-	answer(kept, nil)
+	clear(r.ops[len(kept):])
+	r.ops = kept
 }
 
-func answer(ops []*op, err error) {
-	for _, o := range ops {
-		o.done <- err
+// Finish waits for the sync, lets the lanes see what is there and answers.
+func (r *round) Finish() {
+	err := r.s.fault.Confirm(r.batch.SyncWait())
+	if err == nil {
+		_ = r.batch.Close() // only gives memory back
+		r.s.show(r.ops)
+	}
+	r.answer(err)
+}
+
+func (r *round) answer(err error) {
+	for _, o := range r.ops {
+		o.Answer(err)
 	}
 }
 
