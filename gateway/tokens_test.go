@@ -96,6 +96,11 @@ func (w *watchers) socket(name, path string, protocol ...string) *websocket.Conn
 	if err != nil {
 		w.t.Fatal(name, err, resp)
 	}
+	w.watch(name, conn)
+	return conn
+}
+
+func (w *watchers) watch(name string, conn *websocket.Conn) {
 	w.names = append(w.names, name)
 	go func() {
 		for {
@@ -110,7 +115,6 @@ func (w *watchers) socket(name, path string, protocol ...string) *websocket.Conn
 			}
 		}
 	}()
-	return conn
 }
 
 // end waits for all of them, and wants each to have been told why.

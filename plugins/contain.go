@@ -82,7 +82,11 @@ func (b *box) Wrap(next Handler) Handler {
 	if b.Limit > 0 {
 		return b.apart(next)
 	}
-	inner := b.Plugin.Wrap(func(ctx context.Context, c *Call) error { return deeper(ctx, c, next) })
+	inner := b.Plugin.Wrap(func(ctx context.Context, c *Call) error {
+		err := deeper(ctx, c, next)
+		c.box = b
+		return err
+	})
 	return func(ctx context.Context, c *Call) (err error) {
 		defer b.catch(c, &err)
 		return inner(ctx, c)
@@ -267,7 +271,7 @@ func (b *box) apart(next Handler) Handler {
 		}
 		v := &visit{pass: make(chan context.Context), came: make(chan error, 1), gone: make(chan struct{})}
 		theirs := *c // what hangs must not touch ours
-		theirs.Answer = http.Header{}
+		theirs.Answer, theirs.box = http.Header{}, b
 		done := make(chan error, 1)
 		go func() {
 			var err error

@@ -85,15 +85,6 @@ type Identifier interface {
 	Identifies()
 }
 
-// Leaver is a Plugin that is done with a lasting call before that ends: it passes on the context that it was given, and what
-// it does behind next is as good as soon as the call is served. With a chain of such alone the request and its goroutine are
-// given back while a WebSocket goes on, which halves what one that is idle costs; see Call.Leave.
-type Leaver interface {
-	Plugin
-	// Leaves does nothing: it tells such plugins from others.
-	Leaves()
-}
-
 // Gate lets the requests of a role through a chain. Its methods may be called concurrently.
 type Gate struct {
 	chain      Handler
@@ -180,11 +171,17 @@ func (g *Gate) Inspection(c *Call) Inspection {
 func (g *Gate) Pass(w http.ResponseWriter, r *http.Request, c *Call, work func(r *http.Request) error) error {
 	c.Remote, c.Header, c.Size = r.RemoteAddr, r.Header, r.ContentLength
 	c.RawQuery, c.TLS, c.Answer = r.URL.RawQuery, r.TLS, w.Header()
-	c.request, c.work, c.leaves = r, work, c.Lasting && !g.stays
+	c.request, c.work = r, work
 	if g.identifies {
 		c.App = ""
 	}
-	err := g.chain(r.Context(), c)
+	ctx := r.Context()
+	if c.MayLeave && !g.stays {
+		c.life = newLife(r)
+		defer c.life.pass()
+		ctx = c.life
+	}
+	err := g.chain(ctx, c)
 	switch {
 	case c.work == nil && err == nil:
 		return c.Result
@@ -198,10 +195,6 @@ func (g *Gate) Pass(w http.ResponseWriter, r *http.Request, c *Call, work func(r
 	}
 	return err
 }
-
-// Leave reports whether the work may return while the call goes on, having had no error so far. Then no plugin waits for its
-// end, and the request's context is not to be used any more.
-func (c *Call) Leave() bool { return c.leaves }
 
 // cheap reports whether to read the body and keep the connection: who is only too fast comes again, and a new connection
 // would cost more than a small body.
@@ -227,8 +220,10 @@ func work(ctx context.Context, c *Call) error {
 	do, r := c.work, c.request
 	httpx.SetCaller(r.Context(), c.App)
 	c.work = nil
+	if c.life != nil {
+		c.life.last = ctx
+	}
 	if ctx != r.Context() {
-		c.leaves = false
 		r = r.WithContext(ctx)
 	}
 	c.Result = do(r)

@@ -3,15 +3,12 @@ package plugins
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"github.com/kateway/kateway/internal/errs"
@@ -234,53 +231,5 @@ func TestEveryAdmitterIsAsked(t *testing.T) {
 	}
 	if err := NewGate([]Plugin{inspector{link: pass}, inspector{pass, errs.Throttled, nil}}).Admit(t.Context(), &Call{}); !errors.Is(err, errs.Throttled) {
 		t.Error(err)
-	}
-}
-
-// leaver is a link that needs not know when a lasting call ends.
-type leaver struct{ link }
-
-func (leaver) Leaves() {}
-
-// The work may leave a call that lasts where nobody in the chain waits for its end, and has the request's own context.
-func TestLeave(t *testing.T) {
-	type key struct{}
-	next := func(ctx context.Context, c *Call, next Handler) error { return next(ctx, c) }
-	deeper := func(ctx context.Context, c *Call, next Handler) error {
-		return next(context.WithValue(ctx, key{}, 1), c)
-	}
-	for _, c := range []struct {
-		what    string
-		lasting bool
-		chain   []Plugin
-		want    bool
-	}{
-		{"one who leaves", true, []Plugin{leaver{next}}, true},
-		{"two who leave", true, []Plugin{leaver{next}, leaver{next}}, true},
-		{"one who stays", true, []Plugin{leaver{next}, link(next)}, false},
-		{"one who stays, first", true, []Plugin{link(next), leaver{next}}, false},
-		{"a context of its own", true, []Plugin{leaver{next}, leaver{deeper}}, false},
-		{"a call that does not last", false, []Plugin{leaver{next}}, false},
-	} {
-		contained := make([]Link, len(c.chain))
-		for i, p := range c.chain {
-			contained[i] = Link{Name: "p", Plugin: p}
-		}
-		apart := []Link{{Name: "p", Plugin: c.chain[0], Limit: time.Minute}}
-		gates := map[string]*Gate{
-			"bare":      NewGate(c.chain),
-			"contained": NewContained(contained, slog.New(slog.DiscardHandler), prometheus.NewRegistry()),
-			"apart":     NewContained(apart, slog.New(slog.DiscardHandler), prometheus.NewRegistry()),
-		}
-		for name, g := range gates {
-			call := &Call{App: "shop", Lasting: c.lasting}
-			var got bool
-			if err := g.Pass(httptest.NewRecorder(), request(""), call, func(*http.Request) error { got = call.Leave(); return nil }); err != nil {
-				t.Fatal(err)
-			}
-			if want := c.want && name != "apart"; got != want {
-				t.Errorf("%s, %s: %v", c.what, name, got)
-			}
-		}
 	}
 }

@@ -30,6 +30,7 @@ type Call struct {
 	Op         Op
 	Lasting    bool // a stream or a WebSocket: the call ends when its client leaves
 	Waits      bool // a poll that may wait for minutes
+	MayLeave   bool // the work can leave its request behind, see Leave
 	App, Owner string
 	KeyID      string // which key showed who calls; "" where none did
 	Topic, Ver string
@@ -56,7 +57,8 @@ type Call struct {
 
 	request *http.Request               // see Gate
 	work    func(r *http.Request) error // nil once it has begun
-	leaves  bool                        // see Leave
+	life    *life                       // nil: the chain is around the whole call
+	box     *box                        // whose plugin has come back from next; nil where failures are not contained
 }
 
 // Load is what a call takes of what is bounded.

@@ -23,6 +23,9 @@ type action interface {
 	do(h *Handler, w http.ResponseWriter, r *http.Request) error
 }
 
+// socketAction is an action that may go on when do has returned.
+type socketAction interface{ leaves() }
+
 // act serves actions of one kind, which may depend on the request. Its frame stays under every stream, so it does little itself.
 func (h *Handler) act(op plugins.Op, lasting bool, fresh func(*http.Request) action) httpx.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
@@ -35,7 +38,6 @@ func (h *Handler) act(op plugins.Op, lasting bool, fresh func(*http.Request) act
 		if bad != nil {
 			return bad
 		}
-		a.where().leaves = true
 		return a.do(h, w, r)
 	}
 }
@@ -55,7 +57,8 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, op plugins.Op, la
 	if errors.Is(bad, errs.InvalidName) || p.app == "" {
 		return bad
 	}
-	c := plugins.Call{Op: op, Lasting: lasting, Waits: p.waits, App: p.app, Owner: p.topic.App, Topic: p.topic.Name, Ver: p.topic.Ver, Group: p.group}
+	_, socket := a.(socketAction)
+	c := plugins.Call{Op: op, Lasting: lasting, MayLeave: socket, Waits: p.waits, App: p.app, Owner: p.topic.App, Topic: p.topic.Name, Ver: p.topic.Ver, Group: p.group}
 	if bad != nil && c.Group == "" { // nothing will be done, but it decides who is told why
 		c.Group = r.URL.Query().Get("group")
 	}
@@ -63,7 +66,7 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, op plugins.Op, la
 		if bad != nil {
 			return bad
 		}
-		p.app, p.inspect, p.leaves = c.App, h.gate.Inspection(&c), c.Leave()
+		p.app, p.inspect, p.leave = c.App, h.gate.Inspection(&c), c.Leave
 		return a.do(h, w, r)
 	})
 }
@@ -89,7 +92,8 @@ type place struct {
 
 	waits   bool               // it is a poll that may wait
 	inspect plugins.Inspection // of what is delivered; nil: nothing is looked at
-	leaves  bool               // no plugin waits for the end, so that the handler may return before
+	// leave is plugins.Call.Leave; nil without plugins: nobody waits for the end.
+	leave func() (ctx context.Context, over func(error), ok bool)
 }
 
 func (p *place) where() *place { return p }

@@ -38,6 +38,8 @@ type socketWish struct {
 	raw       bool // binary frames of the bare values
 }
 
+func (*socketWish) leaves() {}
+
 // format reads which frames the client wants.
 func (w *socketWish) format(q httpx.Query, base64 bool) error {
 	format, err := q.OneOf("format", "json", "raw")
@@ -62,15 +64,19 @@ func (w *socketWish) serve(h *Handler, rw http.ResponseWriter, r *http.Request, 
 		count: h.metrics.messages.of(p.topic), use: p.use(r.Context(), online.WS),
 	}
 	h.metrics.sockets.Inc()
-	if !p.leaves {
-		defer s.close()
-		s.ctx = r.Context()
-		return conn.Serve(s.ctx, s.read, s.write)
-	}
+	id, over := httpx.RequestID(r.Context()), func(error) {}
 	s.ctx = context.Background()
-	id := httpx.RequestID(r.Context())
+	if p.leave != nil {
+		var leaves bool
+		if s.ctx, over, leaves = p.leave(); !leaves {
+			defer s.close()
+			s.ctx = r.Context()
+			return conn.Serve(s.ctx, s.read, s.write)
+		}
+	}
 	conn.Go(s.ctx, s.read, s.write, func(err error) {
 		s.close()
+		over(err)
 		if err != nil {
 			h.log.Error("a WebSocket has failed", "request_id", id, "topic", s.topic.String(), "error", err)
 		}

@@ -196,6 +196,12 @@ func RequestID(ctx context.Context) string {
 	return ""
 }
 
+// Outlive is a context for what goes on when the request that ctx belongs to has been answered: it has the request's id and
+// nothing else.
+func Outlive(ctx context.Context) context.Context {
+	return &scope{Context: context.Background(), id: [1]string{RequestID(ctx)}}
+}
+
 // SetCaller says who has proven to send the request that ctx belongs to. It is the request's own goroutine that calls it.
 func SetCaller(ctx context.Context, app string) {
 	if s, ok := ctx.Value(scopeKey{}).(*scope); ok {

@@ -30,6 +30,7 @@ const (
 
 var (
 	_ plugins.Inspector     = (*Plugin)(nil)
+	_ plugins.Leaver        = (*Plugin)(nil)
 	_ plugins.Recorder      = (*Plugin)(nil)
 	_ plugins.AdminRecorder = (*Plugin)(nil)
 	_ plugins.Runner        = (*Plugin)(nil)
@@ -63,15 +64,18 @@ func newPlugin(o Options, topic meta.Topic, e plugins.Env) (*Plugin, error) {
 
 type tallyKey struct{}
 
+// Leaves is plugins.Leaver's: the last record of a call is written by its tally.
+func (*Plugin) Leaves() {}
+
 // Wrap records a call when it is over, and one that lasts every minute besides.
 func (p *Plugin) Wrap(next plugins.Handler) plugins.Handler {
 	return func(ctx context.Context, c *plugins.Call) error {
 		if !p.wants[c.Op] {
 			return next(ctx, c)
 		}
-		t := &tally{call: c, began: time.Now()}
+		t := &tally{of: p, ctx: ctx, call: c, began: time.Now()}
 		err := next(context.WithValue(ctx, tallyKey{}, t), c)
-		p.put(ctx, t.record(ctx, err, true))
+		c.AtEnd(err, t)
 		return err
 	}
 }

@@ -37,6 +37,8 @@ type record struct {
 
 // tally is what went over a call since its last record.
 type tally struct {
+	of    *Plugin
+	ctx   context.Context //nolint:containedctx // the call's, for the last record
 	call  *plugins.Call
 	began time.Time
 
@@ -54,6 +56,9 @@ type span struct {
 	partition   int32
 	first, last int64
 }
+
+// End is plugins.Ender's.
+func (t *tally) End(err error) { t.of.put(t.ctx, t.record(t.ctx, err, true)) }
 
 func (t *tally) add(m *store.Message) {
 	t.mu.Lock()

@@ -19,6 +19,7 @@ import (
 
 var (
 	_ plugins.Identifier = (*Plugin)(nil)
+	_ plugins.Leaver     = (*Plugin)(nil)
 	_ plugins.Runner     = (*Plugin)(nil)
 )
 
@@ -72,6 +73,9 @@ func New(o *Options, e plugins.Env) (*Plugin, error) {
 
 // Identifies says that this plugin knows who calls.
 func (*Plugin) Identifies() {}
+
+// Leaves is plugins.Leaver's: what lasts is told of its end by [plugins.Call.AtEnd].
+func (*Plugin) Leaves() {}
 
 // Run keeps the keys of issuers up to date, and ends streams whose time is over.
 func (p *Plugin) Run(ctx context.Context) {

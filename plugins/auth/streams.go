@@ -34,6 +34,13 @@ type stream struct {
 	who    identity
 	call   plugins.Call // what it wants; nothing but that
 	cancel context.CancelCauseFunc
+	of     *streams
+}
+
+// End is plugins.Ender's.
+func (st *stream) End(error) {
+	st.of.remove(st)
+	st.cancel(nil)
 }
 
 // check has all of them judged again soon.
@@ -70,13 +77,12 @@ func (s *streams) list(into []*stream) []*stream {
 }
 
 // last does the rest of a call that lasts or waits. It ends, by its context, when the caller may no longer do it.
-func (p *Plugin) last(ctx context.Context, c *plugins.Call, who identity, next plugins.Handler) error {
+func (p *Plugin) last(ctx context.Context, c *plugins.Call, who identity, next plugins.Handler) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	st := &stream{who: who, cancel: cancel, call: plugins.Call{Op: c.Op, App: c.App, Owner: c.Owner, Topic: c.Topic, Ver: c.Ver, Group: c.Group}}
+	st := &stream{of: &p.streams, who: who, cancel: cancel, call: plugins.Call{Op: c.Op, App: c.App, Owner: c.Owner, Topic: c.Topic, Ver: c.Ver, Group: c.Group}}
 	p.streams.add(st)
-	defer p.streams.remove(st)
-	err := next(ctx, c)
+	defer func() { c.AtEnd(err, st) }()
+	err = next(ctx, c)
 	if why := plugins.Ended(ctx); why != nil && errors.Is(err, context.Canceled) {
 		return why // it had not begun yet, or has nowhere to say why it ends
 	}

@@ -33,7 +33,10 @@ const (
 	maxQuestions = 1024            // at a time; the next fails
 )
 
-var _ plugins.Runner = (*Plugin)(nil)
+var (
+	_ plugins.Leaver = (*Plugin)(nil)
+	_ plugins.Runner = (*Plugin)(nil)
+)
 
 // Plugin asks the service.
 type Plugin struct {
@@ -105,6 +108,9 @@ func newPlugin(o Options, e plugins.Env) (*Plugin, error) {
 	e.Metrics.MustRegister(p.results)
 	return p, nil
 }
+
+// Leaves is plugins.Leaver's: a call that has begun is not asked about again.
+func (*Plugin) Leaves() {}
 
 // Run keeps nothing going; at the end it gives the connections back.
 func (p *Plugin) Run(ctx context.Context) {

@@ -23,6 +23,7 @@ import (
 
 var (
 	_ plugins.Admitter = (*Plugin)(nil)
+	_ plugins.Leaver   = (*Plugin)(nil)
 	_ plugins.Runner   = (*Plugin)(nil)
 	_ plugins.Answerer = (*Plugin)(nil)
 )
@@ -82,7 +83,7 @@ func New(c Config) *Plugin {
 		metrics: newMetrics(c.Metrics), seed: maphash.MakeSeed(), started: time.Now(),
 		fleet: fleet{reports: map[string]*report{}},
 	}
-	p.tickets.New = func() any { return new(ticket) }
+	p.tickets.New = func() any { return &ticket{of: p} }
 	p.classes = map[string]*bounds{}
 	for _, class := range []string{meta.ClassPremium, meta.ClassStandard, meta.ClassBestEffort} {
 		p.classes[class] = newBounds(scopeApp, c.Options.of(&meta.App{Class: class}))
@@ -120,6 +121,7 @@ func (p *Plugin) now() int64 { return int64(time.Since(p.started)) }
 
 // ticket is what a request has taken.
 type ticket struct {
+	of *Plugin
 	entry
 	held [scopes]*meter
 	n    int
@@ -128,9 +130,12 @@ type ticket struct {
 // Wrap counts a request while it is under way. Kinds: Throttled when it is over a limit, with the time after which it is not;
 // Denied for a topic more than there may be; Internal where nobody has said who calls.
 func (p *Plugin) Wrap(next plugins.Handler) plugins.Handler {
-	return func(ctx context.Context, c *plugins.Call) error {
+	return func(ctx context.Context, c *plugins.Call) (err error) {
 		t, _ := p.tickets.Get().(*ticket)
-		defer p.leave(c, t)
+		defer func() {
+			c.Held = nil
+			c.AtEnd(err, t)
+		}()
 		if err := p.enter(c, t); err != nil {
 			return err
 		}
@@ -138,9 +143,12 @@ func (p *Plugin) Wrap(next plugins.Handler) plugins.Handler {
 	}
 }
 
-// leave gives back what is under way. What was charged to a rate stays charged.
-func (p *Plugin) leave(c *plugins.Call, t *ticket) {
-	now := int64(0)
+// Leaves is plugins.Leaver's: what is under way is given back by the ticket.
+func (*Plugin) Leaves() {}
+
+// End gives back what is under way. What was charged to a rate stays charged.
+func (t *ticket) End(error) {
+	p, now := t.of, int64(0)
 	if t.topic != 0 || t.group != 0 { // else nobody asks what time it is
 		now = p.now()
 	}
@@ -149,8 +157,7 @@ func (p *Plugin) leave(c *plugins.Call, t *ticket) {
 		m.leave(&t.entry, t.bytes, now)
 		m.mu.Unlock()
 	}
-	*t = ticket{}
-	c.Held = nil
+	*t = ticket{of: p}
 	p.tickets.Put(t)
 }
 
