@@ -20,6 +20,7 @@ func (a Anomaly) String() string { return fmt.Sprintf("%s: %s %v", a.Rule, a.Tex
 type Limits struct {
 	Ends     time.Duration // so long before it is noted a stream may have ended: the gateway ends it, and its client reads that later (C16)
 	AutoOnce bool          // with ack=auto too nothing comes twice (C8): nothing was killed or cut, and no client left with something on its way
+	Receipts bool          // no two deliveries have one receipt (C11): a client has read what the gateway believes that it has
 	Window   int           // messages per partition that an unclean fault may bring again though they were acked (C8)
 	Slack    time.Duration // what clocks, queues and a busy machine may add to a lease (C16); default 2 s
 	Stall    time.Duration // the longest time without progress (C17); default 30 s
@@ -51,10 +52,10 @@ func (r *Report) String() string {
 	return b.String()
 }
 
-// Rules are the ids of the anomalies that Check looks for. C18, C19 (delayed publish), C21 (quotas), C23 (spool) and C24
-// (webhooks) are reserved for what the gateway does not have yet.
+// Rules are the ids of the anomalies that Check looks for. C18, C19 (delayed publish), C21 (quotas) and C24 (webhooks)
+// are reserved for what the gateway does not have yet.
 func Rules() []string {
-	return []string{"C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C9", "C10", "C11", "C12", "C13", "C14", "C15", "C16", "C17", "C20", "C22", "C25"}
+	return []string{"C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C9", "C10", "C11", "C12", "C13", "C14", "C15", "C16", "C17", "C20", "C22", "C23", "C25"}
 }
 
 // Check judges a history that has ended, as History.Records or Load answered it: record n is at place n-1. It does not change it.
@@ -67,7 +68,7 @@ func Check(records []Record, l Limits) *Report {
 	}
 	v := newView(records)
 	c := &check{view: v, limits: l, report: &Report{}}
-	for _, rule := range []func(){c.store, c.places, c.reads, c.order, c.moves, c.liveness} {
+	for _, rule := range []func(){c.store, c.places, c.hints, c.reads, c.order, c.moves, c.liveness} {
 		rule()
 	}
 	for _, g := range v.groups {

@@ -17,7 +17,7 @@ var simLimits = Limits{Window: simWindow, Stall: 10 * time.Minute}
 // plants are the anomalies that the simulation knows how to make: a rule, and which of its faces.
 var plants = []string{
 	"C1", "C2", "C2 unwanted", "C3", "C4 bytes", "C4 key", "C5", "C6", "C7", "C8", "C9", "C10", "C11", "C12 missed", "C12 repeated", "C13 stored", "C13 delivered", "C14", "C15",
-	"C16", "C17 behind", "C17 drain", "C17 stall", "C20 not dead", "C20 dead twice", "C20 early", "C20 too often", "C22", "C25",
+	"C16", "C17 behind", "C17 drain", "C17 stall", "C20 not dead", "C20 dead twice", "C20 early", "C20 too often", "C22", "C23", "C25",
 }
 
 func TestCleanHistoriesAreClean(t *testing.T) {
@@ -99,7 +99,7 @@ func (w *world) after() {
 func (w *world) swapKeys() {
 	for i := range w.records {
 		a := &w.records[i]
-		if a.Op != Publish || a.Phase != OK || a.Messages[0].Key == "" {
+		if a.Op != Publish || a.Phase != OK || a.Messages[0].Key == "" || a.Messages[0].Nowhere {
 			continue
 		}
 		for j := i + 1; j < len(w.records); j++ {
@@ -113,7 +113,7 @@ func (w *world) swapKeys() {
 				}
 				return n == 1
 			}
-			if b.Op == Publish && b.Phase == OK && b.Messages[0].Key == a.Messages[0].Key && b.Via == a.Via && b.Of > a.N && once(a.Messages[0].ID) && once(b.Messages[0].ID) {
+			if b.Op == Publish && b.Phase == OK && !b.Messages[0].Nowhere && b.Messages[0].Key == a.Messages[0].Key && b.Via == a.Via && b.Of > a.N && once(a.Messages[0].ID) && once(b.Messages[0].ID) {
 				w.planted = true
 				w.swap(a.Messages[0], b.Messages[0])
 				return

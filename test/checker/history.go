@@ -64,7 +64,7 @@ type Message struct {
 	Cause     string `json:"cause,omitempty"`   // of a dead message
 	Wrong     string `json:"wrong,omitempty"`   // why it is not what it should be, found by who read it
 	Cut       bool   `json:"cut,omitempty"`     // shorter than it says
-	Nowhere   bool   `json:"nowhere,omitempty"` // came in a form that does not say where it is
+	Nowhere   bool   `json:"nowhere,omitempty"` // came in a form that does not say where it is; of a publish that is OK: it was spooled
 	Partial   bool   `json:"partial,omitempty"` // only its beginning has come; ID may not be known
 }
 
@@ -94,6 +94,7 @@ type Record struct {
 	Once     bool          `json:"once,omitempty"`    // a publish with an idempotency key
 	Broken   bool          `json:"broken,omitempty"`  // a publish whose body ends before its end
 	Unclean  bool          `json:"unclean,omitempty"` // a fault by which a gateway may forget what it has not committed
+	Unsure   bool          `json:"unsure,omitempty"`  // a fault in which the store may not say whether it has a message
 	Note     string        `json:"note,omitempty"`
 }
 

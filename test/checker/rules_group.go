@@ -19,6 +19,9 @@ func (c *check) group(g *group) {
 	case c.limits.AutoOnce:
 		c.twice(g)
 	}
+	if c.limits.Receipts {
+		c.shared(g)
+	}
 }
 
 // twice finds messages that come again to a group with ack=auto (C8): the gateway acked them when it had written them.
@@ -54,7 +57,7 @@ func (c *check) placesOf(id ID) (list []place) {
 		list = append(list, t.stored[id]...)
 	}
 	for _, a := range c.sent[id].attempts {
-		if a.phase == OK && !slices.Contains(list, a.at) {
+		if a.phase == OK && a.at.partition >= 0 && !slices.Contains(list, a.at) {
 			list = append(list, a.at)
 		}
 	}
@@ -132,7 +135,7 @@ func (c *check) acked(g *group) {
 	excused := map[int32]int{}
 	for _, d := range g.got {
 		s, ok := done[d.place()]
-		if !ok || d.n < s.ok || d.open < s.ok && d.Attempt <= s.attempt || between(g.seeks, s.ok, d.n) {
+		if !ok || d.n < s.ok || d.open < s.ok && d.Attempt <= s.attempt || between(g.seeks, s.ok, d.n) || g.postponed(d.place(), s) {
 			continue
 		}
 		if between(c.unclean, 0, d.n) {
@@ -143,6 +146,18 @@ func (c *check) acked(g *group) {
 		}
 		c.found("C8", []int{s.ok, d.n}, "%s was acked by %s and came again", d.ID, g.name)
 	}
+}
+
+// postponed reports whether the message was in the retry queue already when it was acked: with its place in the topic it is
+// over, whoever says what, and what it said in the queue was another delivery.
+func (g *group) postponed(at place, s settled) bool {
+	if !slices.ContainsFunc(g.retry[at], func(m Message) bool { return m.Attempt >= s.attempt }) {
+		return false
+	}
+	return slices.ContainsFunc(g.verbs, func(v verb) bool {
+		d := g.byReceipt[v.m.Receipt]
+		return v.op == Nack && v.phase != Fail && v.begun < s.ok && d != nil && d.place() == at
+	})
 }
 
 // skipped finds commits above a message that nobody had acked (C9).
@@ -208,7 +223,7 @@ func (c *check) receipts(g *group) {
 		if v.op == Ack && g.moved(d.place()) {
 			continue // it is over with the message, whoever says what
 		}
-		if newer := c.newer(g, d, v, acks[d.place()]); newer != nil {
+		if newer := c.newer(g, g.latest(d, v), v, acks[d.place()]); newer != nil {
 			c.found("C11", []int{d.n, newer.n, v.ended}, "%s of %s by %s was accepted, though it had been delivered again to %s", v.op, d.ID, v.client, newer.client)
 		}
 	}
@@ -222,6 +237,26 @@ func (c *check) receipts(g *group) {
 		}
 		if v.phase == OK && v.m.Offset > high {
 			c.found("C10", []int{v.begun, v.ended}, "offset %d of partition %d was accepted as done by %s, which got nothing above %d", v.m.Offset, v.m.Partition, g.name, high)
+		}
+	}
+}
+
+// latest is the last delivery with the receipt of d that the verb can speak of: who forgets deliveries makes a receipt anew.
+func (g *group) latest(d *delivery, v *verb) *delivery {
+	for _, again := range g.reissued {
+		if e := again[1]; e.Receipt == d.Receipt && e.n < v.begun {
+			d = e
+		}
+	}
+	return d
+}
+
+// shared finds receipts that are of two deliveries (C11), though no gateway has forgotten the first: who has the one could speak for
+// who has the other.
+func (c *check) shared(g *group) {
+	for _, two := range g.reissued {
+		if a, b := two[0], two[1]; !c.forgets(a.open, b.n) && !between(c.unclean, 0, a.n) {
+			c.found("C11", []int{a.n, b.n}, "%s came to %s and to %s with one receipt", a.ID, a.client, b.client)
 		}
 	}
 }
@@ -258,7 +293,7 @@ func (c *check) assignments(g *group) {
 		s := seat{d.open, d.Partition}
 		before := last[s]
 		last[s] = d
-		if before == nil || between(c.unclean, before.n, d.n) || between(g.seeks, before.n, d.n) {
+		if before == nil || c.forgets(before.n, d.n) || between(g.seeks, before.n, d.n) {
 			continue
 		}
 		if d.Offset <= before.Offset {
@@ -271,6 +306,11 @@ func (c *check) assignments(g *group) {
 			c.passed(g, before, d)
 		}
 	}
+}
+
+// forgets reports whether between two records a fault began, or was going on, by which a gateway may forget.
+func (c *check) forgets(from, to int) bool {
+	return slices.ContainsFunc(c.faults, func(f fault) bool { return f.unclean && f.begun < to && f.ended > from })
 }
 
 // passed finds offsets between two deliveries that nobody had got by then.
@@ -356,6 +396,7 @@ func (c *check) attempts(g *group) {
 		return
 	}
 	buried := map[place]bool{}
+	done := c.acks(g)
 	for i := range g.verbs {
 		v := &g.verbs[i]
 		d := g.byReceipt[v.m.Receipt]
@@ -363,17 +404,18 @@ func (c *check) attempts(g *group) {
 			continue
 		}
 		buried[d.place()] = true
-		if v.phase == OK && len(g.dead[d.place()]) == 0 && len(c.drained) > 0 {
+		forgotten := done[d.place()].ok > v.begun && done[d.place()].ok != never && len(c.unclean) > 0 // it came again, and was acked
+		if v.phase == OK && len(g.dead[d.place()]) == 0 && len(c.drained) > 0 && !forgotten {
 			c.found("C20", []int{v.begun}, "%s was buried by %s and is not in its dead queue", d.ID, g.name)
 		}
 	}
-	done := c.acks(g)
 	for at, list := range g.byPlace {
-		id, most, top := c.idAt(g, at), g.spec.MaxAttempts+len(c.unclean), 0
+		// A kill forgets the attempts since the last commit, of which one that is answered at once may have several.
+		id, most, highest, top := c.idAt(g, at), g.spec.MaxAttempts*(1+len(c.unclean)), g.spec.MaxAttempts+len(c.unclean), 0
 		for _, d := range list {
 			top = max(top, d.Attempt)
 		}
-		if len(list) > most || top > most {
+		if len(list) > most || top > highest {
 			c.found("C20", []int{list[0].n, list[len(list)-1].n}, "%s came to %s %d times, attempt %d, and at most %d are allowed", id, g.name, len(list), top, most)
 		}
 		if _, acked := done[at]; top >= g.spec.MaxAttempts && !acked && !g.moved(at) && len(c.drained) > 0 {
@@ -381,7 +423,7 @@ func (c *check) attempts(g *group) {
 		}
 	}
 	for at, list := range g.dead {
-		if len(list) > 1 && len(c.unclean) == 0 {
+		if len(list) > 1 && len(c.unclean) == 0 && !c.unsure {
 			c.found("C20", nil, "%d:%d is %d times in the dead queue of %s", at.partition, at.offset, len(list), g.name)
 		}
 		for _, m := range list {

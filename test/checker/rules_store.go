@@ -115,6 +115,19 @@ func (c *check) places() {
 	}
 }
 
+// hints finds messages that were spooled and are not in the store when all is drained (C23).
+func (c *check) hints() {
+	for _, id := range c.ids() {
+		p := c.sent[id]
+		t := c.topics[p.topic]
+		for _, a := range p.attempts {
+			if a.spooled && a.phase == OK && a.at.partition < 0 && len(c.drained) > 0 && t != nil && t.known {
+				c.found("C23", []int{a.begun, a.ended}, "%s was spooled, and is not in the store after the drain", id)
+			}
+		}
+	}
+}
+
 // order looks at messages of one key published one after the other through one gateway: they lie in that order, and groups
 // that promise it first see them so (C13).
 func (c *check) order() {
@@ -126,7 +139,7 @@ func (c *check) order() {
 		}
 	}
 	for _, list := range byKey {
-		c.ascending(list, "lies at offset", func(p *publish) int { return int(p.attempts[0].at.offset) })
+		c.ascending(list, "lies at offset", func(p *publish) int { return int(p.attempts[0].at.offset) }) // -1 where it was spooled and is nowhere
 		for _, g := range c.groups {
 			if g.topic != list[0].topic || g.spec.Mode == "queue" || !g.spec.Explicit {
 				continue // with ack=auto two clients may read in another order than they were served

@@ -17,6 +17,7 @@ type view struct {
 	groups  []*group
 	readers []*reader
 	unclean []int // the N of faults after which acks may be forgotten
+	unsure  bool  // of a message that went to a queue nobody may know that it is there
 	faults  []fault
 	drained []Record // how drains ended
 	last    int      // the N of the last record
@@ -27,6 +28,7 @@ type fault struct {
 	begun, ended int // N
 	to           time.Duration
 	client       string
+	unclean      bool
 }
 
 // publish is all attempts to publish one message.
@@ -43,8 +45,9 @@ type attempt struct {
 	begun, ended int // N; ended is never while nobody knows
 	phase        Phase
 	via          string
-	at           place // of OK
-	of           int   // the N of the Invoke
+	at           place // of OK; where it was spooled, where the store has it, a partition of -1 for nowhere
+	spooled      bool
+	of           int // the N of the Invoke
 }
 
 // place is where a message is in its topic.
@@ -104,7 +107,8 @@ type group struct {
 	got         []*delivery
 	byID        map[ID][]*delivery
 	byPlace     map[place][]*delivery
-	byReceipt   map[string]*delivery
+	byReceipt   map[string]*delivery // the first with it
+	reissued    [][2]*delivery       // the first, and a later one with the same receipt
 	verbs       []verb
 	through     []verb
 	seeks       []int
@@ -139,8 +143,23 @@ func newView(records []Record) *view {
 		default:
 		}
 	}
+	v.unspool()
 	v.follow()
 	return v
+}
+
+// unspool finds where the store has what was spooled.
+func (v *view) unspool() {
+	for _, p := range v.sent {
+		for i := range p.attempts {
+			if a := &p.attempts[i]; a.spooled {
+				a.at = place{-1, -1}
+				if t := v.topics[p.topic]; t != nil && len(t.stored[p.id]) > 0 {
+					a.at = t.stored[p.id][0]
+				}
+			}
+		}
+	}
 }
 
 // follow gives each group and reader what was read and said in its name.
@@ -187,7 +206,7 @@ func (v *view) publish(r *Record) {
 		}
 		for i := range p.attempts {
 			if a := &p.attempts[i]; a.of == r.Of {
-				a.phase, a.at = r.Phase, m.place()
+				a.phase, a.at, a.spooled = r.Phase, m.place(), m.Nowhere
 				if r.Phase != Info {
 					a.ended = r.N
 				}
@@ -217,10 +236,11 @@ func (v *view) truth(r *Record) {
 
 func (v *view) fault(r *Record) {
 	if r.Phase == Invoke {
-		v.faults = append(v.faults, fault{begun: r.N, ended: r.N, to: r.At, client: r.Client})
+		v.faults = append(v.faults, fault{begun: r.N, ended: r.N, to: r.At, client: r.Client, unclean: r.Unclean})
 		if r.Unclean {
 			v.unclean = append(v.unclean, r.N)
 		}
+		v.unsure = v.unsure || r.Unsure
 		return
 	}
 	for i := range v.faults {
@@ -251,7 +271,7 @@ func (v *view) locate(topic string, id ID) (partition int32, offset int64) {
 	}
 	if p := v.sent[id]; p != nil {
 		for _, a := range p.attempts {
-			if a.phase == OK {
+			if a.phase == OK && !a.spooled {
 				return a.at.partition, a.at.offset
 			}
 		}
@@ -267,8 +287,10 @@ func (g *group) read(v *view, r *Record) {
 		}
 		g.byPlace[d.place()] = append(g.byPlace[d.place()], d)
 		if d.Receipt != "" && d.whole {
-			if _, again := g.byReceipt[d.Receipt]; !again {
+			if first := g.byReceipt[d.Receipt]; first == nil {
 				g.byReceipt[d.Receipt] = d
+			} else {
+				g.reissued = append(g.reissued, [2]*delivery{first, d})
 			}
 		}
 	}

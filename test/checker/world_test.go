@@ -231,6 +231,15 @@ func (w *world) publish(t *simTopic, n int, m Message, first bool) (again bool) 
 	if first && at.Offset > 0 && w.plant("C6") {
 		at.Offset--
 	}
+	spooled := w.faulty && w.bug != "C6" && m.ID.Seq%8 == 3
+	if first && w.plant("C23") { // spooled, and gone
+		log := &t.log[at.Partition]
+		*log, spooled = (*log)[:len(*log)-1], true
+	}
+	if spooled {
+		at = m
+		at.Nowhere = true
+	}
 	w.end(n, OK, at)
 	return false
 }
