@@ -68,8 +68,9 @@ type network struct{ name, here, there string }
 
 func newNetwork(t *testing.T) *network {
 	t.Helper()
-	id := fmt.Sprint(time.Now().UnixNano()/1000%0xffff + 1)
-	n := &network{name: "kw" + id, here: "10.213.77.1", there: "10.213.77.2"}
+	number := time.Now().UnixNano()/1000%0x3fff + 1
+	id, subnet := fmt.Sprint(number), fmt.Sprintf("10.213.%d.", number>>6)
+	n := &network{name: "kw" + id, here: subnet + fmt.Sprint(number&0x3f<<2+1), there: subnet + fmt.Sprint(number&0x3f<<2+2)}
 	for _, line := range []string{
 		"netns add " + n.name,
 		"link add kwa" + id + " type veth peer name kwb" + id,
