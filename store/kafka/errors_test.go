@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,6 +100,25 @@ func TestBrokerCodes(t *testing.T) {
 	wg.Wait()
 }
 
+// TestRefusedAfterCut: the connection is cut behind a message that was stored, and a broker that does not lead the partition
+// refuses all tries that follow: nobody may say that it is not stored.
+func TestRefusedAfterCut(t *testing.T) {
+	cluster := fake(t, kfake.NumBrokers(1), kfake.SeedTopics(1, "t"))
+	var tries atomic.Int64
+	cluster.ControlKey(keyProduce, func(r kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if tries.Add(1) == 1 {
+			return nil, errors.New("cut"), true
+		}
+		return refusal(r.(*kmsg.ProduceRequest), kerr.NotLeaderForPartition.Code), nil, true
+	})
+	s := open(t, Config{Brokers: cluster.ListenAddrs(), SendTimeout: time.Second, AnswerTimeout: 20 * time.Second})
+	err := s.Publish(t.Context(), "t", store.AckAll, &store.Message{Value: []byte("v")})
+	if !errors.Is(err, errs.Uncertain) || tries.Load() < 2 {
+		t.Errorf("after %d tries: %v; want uncertain", tries.Load(), err)
+	}
+}
+
 // TestUnnamedCodesAreUncertain: a code that nobody has thought of must not be taken for a promise.
 func TestUnnamedCodesAreUncertain(t *testing.T) {
 	if got := publishKind(kerr.KafkaStorageError); got != errs.Uncertain {
@@ -126,7 +146,9 @@ func TestOutcome(t *testing.T) {
 		{store.AckAll, sent, context.DeadlineExceeded, errs.Unavailable}, // only what was not sent ends so, see outcome
 		{store.AckAll, sent, purged, errs.Uncertain},
 		{store.AckAll, sent, kgo.ErrClientClosed, errs.Uncertain},
-		{store.AckAll, cut, kerr.NotEnoughReplicas, errs.Unavailable}, // numbered: a try before it was not stored either
+		{store.AckAll, cut, kerr.NotEnoughReplicas, errs.Uncertain}, // says nothing of the try that was cut
+		{store.AckAll, cut, context.DeadlineExceeded, errs.Uncertain},
+		{store.AckAll, sent, kerr.NotEnoughReplicas, errs.Unavailable},
 		{store.AckLocal, quiet, context.DeadlineExceeded, errs.Unavailable},
 		{store.AckLocal, sent, kerr.NotLeaderForPartition, errs.Unavailable},
 		{store.AckLocal, sent, context.DeadlineExceeded, errs.Uncertain},

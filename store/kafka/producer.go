@@ -167,11 +167,11 @@ func (w *wire) mark() mark { return mark{w.written.Load(), w.cut.Load()} }
 
 // outcome is what the client's error says of a message that was handed over at the mark.
 //
-// With AckAll the client numbers its batches. It gives a message up only when it never wrote it, or when each try was
-// answered by a refusal: for as long as a try is unanswered it tries on, and the broker knows a repetition by its number.
-// So what it gives up is certain not to be stored; except where it gives up everything, as when it is closed. With
-// AckLocal there are no numbers, and it gives up at any time: there the wire must have been silent, or each request
-// answered and the last one with a refusal.
+// With AckAll the client numbers its batches, and the broker knows a repetition by its number. It gives a message up only when
+// it never wrote it, or when its last try was answered by a refusal; of the tries before it remembers nothing, so that a
+// message may have been stored by one that was cut. What it gives up is certain not to be stored when nothing was cut
+// meanwhile; except where it gives up everything, as when it is closed. With AckLocal there are no numbers, and it gives up
+// at any time: there the wire must have been silent, or each request answered and the last one with a refusal.
 func (p *producer) outcome(at mark, err error) errs.Kind {
 	var answer *kerr.Error
 	refused := errors.As(err, &answer)
@@ -184,7 +184,7 @@ func (p *producer) outcome(at mark, err error) errs.Kind {
 		return errs.Unavailable
 	case p.written.Load() == at.written:
 		return kind
-	case p.ack == store.AckLocal && (!refused || p.cut.Load() != at.cut):
+	case p.cut.Load() != at.cut, p.ack == store.AckLocal && !refused:
 		return errs.Uncertain
 	case refused, errors.Is(err, context.DeadlineExceeded), unreached(err):
 		return kind
