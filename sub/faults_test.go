@@ -39,6 +39,29 @@ func (b *broken) Forget(meta.Topic) { b.forgotten++ }
 
 func (b *broken) Close() { b.closed++ }
 
+// A poll whose acks nobody answered says that their outcome is unknown, not that the messages will come again.
+func TestUnknownAcksOfAPoll(t *testing.T) {
+	receipt := string(brokenGroups{}.Receipts(group.Key{Topic: topicName, Group: "default.g.shop.orders.v1"}).Seal(nil, group.Ref{Attempt: 1}))
+	for _, c := range []struct {
+		err             error
+		fenced, unknown string
+	}{
+		{errs.Fenced, receipt, ""},
+		{context.DeadlineExceeded, "", receipt},
+		{errs.Unavailable, "", receipt},
+		{nil, "", ""},
+	} {
+		b := &broken{next: c.err}
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodGet, topicPath+"?group=g&ack=explicit&wait=0s", nil)
+		r.Header.Set("X-Receipt", receipt)
+		b.handler().ServeHTTP(w, r)
+		if f, u := w.Header().Get("X-Receipt-Fenced"), w.Header().Get("X-Receipt-Unknown"); f != c.fenced || u != c.unknown {
+			t.Errorf("%v: fenced %q, unknown %q; want %q, %q", c.err, f, u, c.fenced, c.unknown)
+		}
+	}
+}
+
 func (b *broken) handler() http.Handler {
 	log := slog.New(slog.DiscardHandler)
 	return muxOf(New(Config{Groups: brokenGroups{b}, Topics: b, Log: log, Metrics: prometheus.NewRegistry()}), log)

@@ -76,8 +76,12 @@ func (h *Handler) openPoll(w http.ResponseWriter, r *http.Request, wish *pollWis
 	if err != nil {
 		return nil, err
 	}
-	if fenced := h.ackFirst(r.Context(), key, wish.receipts); len(fenced) > 0 {
+	fenced, unknown := h.ackFirst(r.Context(), key, wish.receipts)
+	if len(fenced) > 0 {
 		w.Header()["X-Receipt-Fenced"] = []string{strings.Join(fenced, ",")}
+	}
+	if len(unknown) > 0 {
+		w.Header()["X-Receipt-Unknown"] = []string{strings.Join(unknown, ",")}
 	}
 	a := &answer{h: h, wish: wish, enc: encoder{groups: h.groups, key: key, explicit: wish.explicit, base64: wish.base64}}
 	// What an explicit poll carried stays with the client. An auto poll has acked it all or, when the answer could not be
@@ -89,10 +93,11 @@ func (h *Handler) openPoll(w http.ResponseWriter, r *http.Request, wish *pollWis
 	return a, nil
 }
 
-// ackFirst acks the messages that the client has just processed, and answers which of them were no longer its own.
-func (h *Handler) ackFirst(ctx context.Context, key group.Key, receipts []string) (fenced []string) {
+// ackFirst acks the messages that the client has just processed, and answers which of them were no longer its own, and of
+// which nobody knows: whoever was to ack them did not answer.
+func (h *Handler) ackFirst(ctx context.Context, key group.Key, receipts []string) (fenced, unknown []string) {
 	if len(receipts) == 0 {
-		return nil
+		return nil, nil
 	}
 	open := h.groups.Receipts(key)
 	var verbs []group.Verb
@@ -106,14 +111,18 @@ func (h *Handler) ackFirst(ctx context.Context, key group.Key, receipts []string
 		verbs, of = append(verbs, group.Verb{Ref: ref}), append(of, s)
 	}
 	if len(verbs) == 0 {
-		return fenced
+		return fenced, nil
 	}
 	for i, err := range h.verbs(ctx, key, verbs) {
-		if err != nil {
+		switch {
+		case err == nil:
+		case errors.Is(err, errs.Fenced):
 			fenced = append(fenced, of[i])
+		default:
+			unknown = append(unknown, of[i])
 		}
 	}
-	return fenced
+	return fenced, unknown
 }
 
 // await waits for the first message, and answers what is at hand then and the gaps before it. The slice is good until
