@@ -1,6 +1,9 @@
 package pluginstest_test
 
 import (
+	"bytes"
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -9,6 +12,7 @@ import (
 	"github.com/kateway/kateway/meta"
 	"github.com/kateway/kateway/plugins/audit"
 	"github.com/kateway/kateway/plugins/auth"
+	"github.com/kateway/kateway/plugins/callout"
 	"github.com/kateway/kateway/plugins/guard"
 	"github.com/kateway/kateway/plugins/pluginstest"
 	"github.com/kateway/kateway/plugins/quota"
@@ -45,9 +49,18 @@ func TestPlugins(t *testing.T) {
 		}
 	}
 	ofOrder := &meta.Schema{App: "shop", Name: "orders", Ver: "v1", Version: 1, SchemaID: 1, Type: "json", Text: `{"required":["id"]}`, Compatibility: "none"}
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // what callout asks
+		q, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, `{"allow":%t}`, !bytes.Contains(q, []byte("X-Refuse")))
+	}))
+	defer service.Close()
 	for name, c := range map[string]pluginstest.Config{
-		"audit":  {Kind: audit.Kind()},
-		"auth":   {Kind: auth.Kind(), Seed: seed(), Pass: publish("Appid", "shop", "Pubkey", secret), Refuse: publish("Appid", "shop", "Pubkey", "wrong")},
+		"audit": {Kind: audit.Kind()},
+		"auth":  {Kind: auth.Kind(), Seed: seed(), Pass: publish("Appid", "shop", "Pubkey", secret), Refuse: publish("Appid", "shop", "Pubkey", "wrong")},
+		"callout": {
+			Kind: callout.Kind(), Options: "url: " + service.URL + "\nheaders: [X-Refuse]",
+			Pass: publish("Appid", "shop"), Refuse: publish("Appid", "shop", "X-Refuse", "1"),
+		},
 		"guard":  {Kind: guard.Kind(guard.Sizes{Message: 1 << 20, Batch: 16 << 20})},
 		"quota":  {Kind: quota.Kind()},
 		"schema": {Kind: schema.Kind(), Seed: seed(ofOrder)},
