@@ -294,7 +294,7 @@ func (l *ledger) fetched(w *window, m *store.Message, left int, now time.Duratio
 		return
 	}
 	e := l.entry(left)
-	*e = entry{w: w, msg: m, offset: offset, attempt: max(came, a.attempt), came: came, since: now}
+	*e = entry{w: w, msg: m, offset: offset, attempt: max(came, a.attempt), came: came, here: a.attempt > 0, since: now}
 	w.bytes += m.Size()
 	w.due++
 	w.push(e)

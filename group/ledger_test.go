@@ -372,3 +372,27 @@ func TestExtendOfAnEarlierHold(t *testing.T) {
 		}
 	}
 }
+
+// What was delivered again after a kill and then moved cleanly, with its partition, is its new client's alone: the receipt of
+// before the kill no longer counts, whether the message is fetched yet or not.
+func TestReceiptFromBeforeAKillAndAMove(t *testing.T) {
+	for _, mode := range []Mode{Fifo, Queue} {
+		for _, state := range []uint8{stateLeased, stateDue, stateDelayed} {
+			b := beyond{hold: 5, held: []carried{{offset: 0, attempt: 1, state: state, remaining: time.Minute}}}
+			old := Ref{Attempt: 1, Hold: 3}
+			for _, fetched := range []bool{false, true} {
+				for _, op := range []Op{Ack, Nack, Extend, Bury, Return} {
+					l := newLedger()
+					l.begin(Settings{Mode: mode}, Policy{Dead: "dead"}, nil, t0)
+					l.gain(false, store.Position{Beyond: b.encode(0)}, 7, t0)
+					if fetched {
+						l.add(false, messages(0, 0, 1), t0)
+					}
+					if err := l.settleOne(Verb{Ref: old, Op: op}, t0); !errors.Is(err, errs.Fenced) {
+						t.Errorf("mode %v, state %d, fetched: %v, verb %d: %v", mode, state, fetched, op, err)
+					}
+				}
+			}
+		}
+	}
+}

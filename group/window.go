@@ -26,7 +26,7 @@ type entry struct {
 	came    uint32 // those that the message says itself: of before it came to the retry queue
 	state   state
 	cause   cause         // moving: why
-	here    bool          // delivered in this hold, so that only our own receipts count
+	here    bool          // delivered in this hold, here or before a clean move, so that only its receipts count
 	since   time.Duration // when it was delivered last, or its window gained where that was in an earlier hold; when it was fetched
 
 	// In a shared window only.
@@ -166,8 +166,8 @@ func (w *window) lookup(r Ref) (*entry, error) {
 		valid = r.Hold == w.hold || r.Offset >= w.anew
 	case e == nil && r.Hold == w.hold:
 		valid = w.leasedAhead(r) || w.doneAhead(r.Offset)
-	case e == nil:
-		valid = r.Offset >= w.anew
+	case e == nil: // of an earlier hold, and not delivered again in this one
+		valid = r.Offset >= w.anew && w.findAhead(r.Offset) == nil
 	case e.state == done:
 		valid = true
 	case r.Hold == w.hold:
