@@ -77,7 +77,7 @@ func (g *guarded) send(t *testing.T, h2 bool, role Role, method, path, body stri
 		t.Fatalf("%s %s: %v", method, path, err)
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode == 200 && strings.HasPrefix(path, "/v1/stream") { // it has no end
+	if resp.StatusCode == 101 || resp.StatusCode == 200 && strings.HasPrefix(path, "/v1/stream") { // it has no end
 		return resp, ""
 	}
 	b, err := io.ReadAll(resp.Body)
@@ -215,11 +215,15 @@ func askings() []asking {
 		{"offsets", "PUT", "/v1/offsets/OWNER/TOPIC/v1/g", `[{"partition":0,"offset":0}]`, nil, 409},
 		{"token", "POST", "/v1/tokens", `{"op":"sub","app":"OWNER","topic":"TOPIC","ver":"v1","group":"g"}`, nil, 201},
 		{"token to publish", "POST", "/v1/tokens", `{"op":"pub","app":"OWNER","topic":"TOPIC","ver":"v1"}`, nil, 201},
+		{"socket", "GET", "/v1/ws/msgs/OWNER/TOPIC/v1?group=g", "", upgrade(), 101},
+		{"socket that acks", "GET", "/v1/ws/msgs/OWNER/TOPIC/v1?group=g&ack=explicit", "", upgrade(), 101},
+		{"dead queue over a socket", "GET", "/v1/ws/msgs/OWNER/TOPIC/v1?group=g&q=dead", "", upgrade(), 101},
+		{"broadcast over a socket", "GET", "/v1/ws/msgs/OWNER/TOPIC/v1", "", upgrade(), 101},
 	}
 }
 
-// Row X11: three tenants, every operation on everything of the others: what exists and what does not answer the same, to the
-// byte, but for the names that the asker has sent. A grant opens one thing and nothing else.
+// Row X11: three tenants, every operation on everything of the others, over HTTP/1.1, HTTP/2 and WebSockets: what exists and
+// what does not answer the same, to the byte, but for the names that the asker has sent. A grant opens one thing and nothing else.
 func TestTenantsSeeNothingOfEachOther(t *testing.T) {
 	t.Parallel()
 	g := runGuarded(t, "shop", "bill", "audit")
@@ -236,25 +240,43 @@ func TestTenantsSeeNothingOfEachOther(t *testing.T) {
 				continue
 			}
 			for _, k := range askings() {
-				granted := caller == "bill" && owner == "shop" && strings.Contains(k.path+k.body, "g") && grantedGroup(k) && k.name != "token to publish"
-				absent := g.shape(t, k, caller, "nobody", "nothing")
-				for _, topic := range []string{"nothing", "private", "orders"} {
-					got := g.shape(t, k, caller, owner, topic)
-					switch {
-					case granted && topic == "orders":
-						if strings.HasPrefix(got, "403") || strings.HasPrefix(got, "401") {
-							t.Errorf("%s of %s by %s, which is granted: %s", k.name, owner, caller, got)
-						}
-					case got != absent || !strings.HasPrefix(got, "403 "):
-						t.Errorf("%s of %s's %s by %s:\n%s\nbut of what is not there:\n%s", k.name, owner, topic, caller, got, absent)
-					}
+				for _, h2 := range k.protocols() {
+					g.checkForeign(t, h2, k, caller, owner)
 				}
 			}
 		}
 	}
 	for _, k := range askings() { // and each sees its own
-		if got := g.shape(t, k, "shop", "shop", "orders"); strings.HasPrefix(got, "403") || strings.HasPrefix(got, "401") {
-			t.Errorf("%s of its own: %s", k.name, got)
+		for _, h2 := range k.protocols() {
+			if got := g.shape(t, h2, k, "shop", "shop", "orders"); strings.HasPrefix(got, "403") || strings.HasPrefix(got, "401") {
+				t.Errorf("%s of its own, h2 %v: %s", k.name, h2, got)
+			}
+		}
+	}
+}
+
+// protocols are those that it can be asked over, as whether it is HTTP/2: a WebSocket begins over HTTP/1.1.
+func (k *asking) protocols() []bool {
+	if k.ok == http.StatusSwitchingProtocols {
+		return []bool{false}
+	}
+	return []bool{false, true}
+}
+
+// checkForeign asks for what is another's. Of all that there is bill has one grant.
+func (g *guarded) checkForeign(t *testing.T, h2 bool, k asking, caller, owner string) {
+	t.Helper()
+	granted := caller == "bill" && owner == "shop" && grantedGroup(k) && k.name != "token to publish"
+	absent := g.shape(t, h2, k, caller, "nobody", "nothing")
+	for _, topic := range []string{"nothing", "private", "orders"} {
+		got := g.shape(t, h2, k, caller, owner, topic)
+		switch {
+		case granted && topic == "orders":
+			if strings.HasPrefix(got, "403") || strings.HasPrefix(got, "401") {
+				t.Errorf("%s of %s by %s, which is granted, h2 %v: %s", k.name, owner, caller, h2, got)
+			}
+		case got != absent || !strings.HasPrefix(got, "403 "):
+			t.Errorf("%s of %s's %s by %s, h2 %v:\n%s\nbut of what is not there:\n%s", k.name, owner, topic, caller, h2, got, absent)
 		}
 	}
 }
@@ -265,11 +287,11 @@ func grantedGroup(k asking) bool {
 }
 
 // shape is an answer without what is of this one alone: names that were asked for, ids, time.
-func (g *guarded) shape(t *testing.T, k asking, caller, owner, topic string) string {
+func (g *guarded) shape(t *testing.T, h2 bool, k asking, caller, owner, topic string) string {
 	t.Helper()
 	fill := strings.NewReplacer("OWNER", owner, "TOPIC", topic, "CALLER", caller)
 	head := append(slices.Clone(k.head), "Authorization: Bearer "+g.keys[caller])
-	resp, body := g.send(t, false, Pub, k.method, fill.Replace(k.path), fill.Replace(k.body), head...)
+	resp, body := g.send(t, h2, Pub, k.method, fill.Replace(k.path), fill.Replace(k.body), head...)
 	names := strings.NewReplacer(owner+"/"+topic, "OWNER/TOPIC", owner+"."+topic, "OWNER.TOPIC")
 	var b strings.Builder
 	_, _ = fmt.Fprintf(&b, "%s %s", resp.Status, names.Replace(body))
@@ -291,7 +313,7 @@ func TestSameVerdictEverywhere(t *testing.T) {
 		if k.name == "own and other" { // of one and the same
 			continue
 		}
-		for _, h2 := range []bool{false, true} {
+		for _, h2 := range k.protocols() {
 			for _, c := range []struct {
 				name string
 				head []string
