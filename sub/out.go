@@ -24,8 +24,9 @@ type chunk struct {
 	bytes int64        // of these messages: keys, values and headers
 
 	// What a client says over a WebSocket.
-	said []receipted
-	at   []int
+	said    []receipted
+	at      []int
+	outcome []error
 }
 
 func (h *Handler) getChunk() *chunk {
@@ -44,6 +45,7 @@ func (h *Handler) putChunk(c *chunk) {
 		c.coded = nil
 	}
 	clear(c.said) // the receipts
+	clear(c.outcome)
 	c.buf, c.coded, c.verbs, c.bytes, c.said, c.at = c.buf[:0], c.coded[:0], c.verbs[:0], 0, c.said[:0], c.at[:0]
 	h.chunks.Put(c)
 }

@@ -103,8 +103,8 @@ type feed interface { //nolint:interfacebloat // a group and a reader differ in 
 	note(dst []byte, at moment) []byte
 	// written says what became of the messages from..to-1: the connection has them, or it is broken.
 	written(c *chunk, from, to int, ok bool)
-	// settle does what the client says of messages, and answers one error per verb. The chunk is lent for
-	// the call. Another goroutine may call it, one at a time.
+	// settle does what the client says of messages, and answers one error per verb, which are good as long as the chunk that is
+	// lent for it. Another goroutine may call it, one at a time.
 	settle(ctx context.Context, c *chunk, verbs []receipted) []error
 	close()
 }

@@ -110,7 +110,8 @@ func (f *groupFeed) written(c *chunk, from, to int, ok bool) {
 
 // settle asks the session first, which knows what it gave. What is not its own may be another client's of the group.
 func (f *groupFeed) settle(ctx context.Context, c *chunk, list []receipted) []error {
-	outcome := make([]error, len(list))
+	outcome := append(c.outcome[:0], make([]error, len(list))...)
+	c.outcome = outcome
 	if f.opener == nil {
 		f.opener = f.h.groups.Receipts(f.enc.key)
 	}

@@ -248,7 +248,7 @@ func fragments() []rawCase {
 
 const rawLimit = 70_000
 
-// The rules of RFC 6455 on what a client may send, frame by frame.
+// The rules of RFC 6455 on what a client may send, frame by frame: first thing, and behind a message that comes along.
 func TestRawFrames(t *testing.T) {
 	srv := serve(t, echo(Config{Limit: rawLimit, Buffer: 512}))
 	cases := slices.Concat(firstFrames(), lengths(), closeCodes(), texts(), fragments())
@@ -263,6 +263,13 @@ func TestRawFrames(t *testing.T) {
 		names[c.name] = true
 		if got := strings.Join(dialRaw(t, srv.URL).answers(c.sent...), ", "); got != c.want {
 			t.Errorf("%s: %s; want %s", c.name, got, c.want)
+		}
+		behind := append([][]byte{frame(0x81, true, 0, []byte("hi"))}, c.sent...)
+		got, want := dialRaw(t, srv.URL).answers(behind...), strings.Split("text 2, "+c.want, ", ")
+		slices.Sort(got) // pongs are sent before the reader waits: when, is by how much it has read at once
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s, behind a message: %q; want %q", c.name, got, want)
 		}
 	}
 	t.Logf("%d cases", len(cases))
