@@ -7,6 +7,8 @@ RUNFLAGS  ?=
 TESTFLAGS ?=
 BENCHFLAGS ?=
 FUZZTIME  ?= 20s
+CHAOS_TIME ?= 60m
+CHAOS_SEED ?=
 
 GOLANGCI_VERSION    := v2.15.0
 GOVULNCHECK_VERSION := v1.9.0
@@ -20,7 +22,7 @@ CC_FOUND := $(shell command -v $(or $(CC),gcc) 2>/dev/null || command -v cc 2>/d
 RACE     := $(if $(CC_FOUND),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint fmt bench fuzz vuln secrets licences same check clean
+.PHONY: help build run test lint fmt bench fuzz chaos vuln secrets licences same check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +56,10 @@ fuzz: ## every fuzz target, FUZZTIME (20s) each
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
 		done; \
 	done
+
+chaos: ## real servers broken one after the other for CHAOS_TIME (60m), written to docs/chaos.md (as root; CHAOS_SEED=N repeats one)
+	KATEWAY_TEST_KAFKA=require KATEWAY_TEST_CHAOS=$(CHAOS_TIME) KATEWAY_TEST_SEED=$(CHAOS_SEED) KATEWAY_TEST_CHAOS_REPORT=$(CURDIR)/docs/chaos.md \
+		$(GO) test -count=1 -timeout 24h -v -run '^TestFaults$$' ./test/faults
 
 vuln: $(GOVULNCHECK) ## known vulnerabilities in what the binary calls
 	@code=0; out=$$($(GOVULNCHECK) ./... 2>&1) || code=$$?; echo "$$out"; \

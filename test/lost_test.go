@@ -19,7 +19,7 @@ func TestCutAfterEveryByte(t *testing.T) {
 		if s.kind != "embedded" && storm.StormTime(t, 0) == 0 {
 			step = 9
 		}
-		var cutters []*cutter
+		var cutters []*storm.Cutter
 		for _, mode := range []string{"fifo", "queue", "key"} {
 			for _, kind := range storm.Kinds(true) {
 				// A poll's messages stay leased, which in fifo mode holds up the partition.
@@ -35,7 +35,7 @@ func TestCutAfterEveryByte(t *testing.T) {
 		r := judge(st, checker.Limits{}, gw)
 		cuts := 0
 		for _, c := range cutters {
-			cuts += c.cuts
+			cuts += c.Cuts
 		}
 		t.Logf("%d answers were cut", cuts)
 		if cuts < cutBytes/step*len(cutters)/2 || r.Repeated == 0 {
@@ -49,18 +49,18 @@ const cutBytes = 1000
 
 // cutEvery reads in one form, each time one byte more. A poll acks nothing, so that all comes again; a stream acks what it
 // has read whole, since in fifo mode what failed twice comes alone and has to go before more can come.
-func cutEvery(s *storm.Storm, mode, kind string, step int) *cutter {
+func cutEvery(s *storm.Storm, mode, kind string, step int) *storm.Cutter {
 	p := s.Party(mode+"-"+kind, checker.Spec{Mode: mode, Explicit: true, Lease: 200 * time.Millisecond})
 	m := &storm.Member{Storm: s, Party: p, R: s.Random(p.Name), Habit: storm.Habit{Name: "cut", Kind: kind, Batch: 2, Wait: "100ms", Stay: 2 * time.Second}}
 	if kind == "raw" || kind == "lines" || kind == "piggyback" {
 		m.Verdict = storm.Nothing
 	}
-	c := &cutter{before: func() { s.Fault("cut", m.Who(), false) }}
-	m.HTTP, m.Dial = c.client(s.T), c.dial
+	c := &storm.Cutter{Before: func() { s.Fault("cut", m.Who(), false) }}
+	m.HTTP, m.Dial = c.Client(s.T), c.Dial
 	ctx := s.Members.Life(s.T)
 	s.Members.Wg.Go(func() {
 		for n := 0; n < cutBytes && ctx.Err() == nil; n += step {
-			c.set(n)
+			c.Set(n)
 			m.Once(ctx)
 		}
 	})

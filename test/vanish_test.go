@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -99,23 +98,8 @@ func (n *network) cut(t *testing.T) {
 }
 
 // dial connects from the far side.
-func (n *network) dial(addr string) (conn net.Conn, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocks: the thread, which is in another network, ends with the goroutine
-		ns, e := unix.Open("/run/netns/"+n.name, unix.O_RDONLY, 0)
-		if err = e; err != nil {
-			return
-		}
-		defer unix.Close(ns)
-		if err = unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
-			return
-		}
-		conn, err = net.DialTimeout("tcp", addr, patience)
-	}()
-	<-done
-	return conn, err
+func (n *network) dial(addr string) (net.Conn, error) {
+	return testkit.DialIn("/run/netns/"+n.name, addr, patience)
 }
 
 // stream opens one from the far side and reads its head.

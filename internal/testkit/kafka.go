@@ -27,7 +27,17 @@ type options struct {
 	users      map[string]string // see Secured
 	reauth     int
 	listeners  []Listener
+	at         Places
 }
+
+// Places says for each server, from 0, on which host it is and by which command its Java is started there, such as nsenter;
+// none is this host.
+type Places func(i int) (host string, command []string)
+
+func here(int) (string, []string) { return "127.0.0.1", nil }
+
+// At is where the brokers run. Without it all are on loopback.
+func At(p Places) Option { return func(o *options) { o.at = p } }
 
 // Brokers is the number of brokers, 1 or 3; each is a controller too. Without it there is one.
 func Brokers(n int) Option { return func(o *options) { o.brokers = n } }
@@ -47,6 +57,7 @@ func Property(line string) Option {
 type Cluster struct {
 	lib, dir string
 	brokers  []*broker
+	at       Places
 }
 
 type broker struct {
@@ -108,7 +119,7 @@ func (s *Shared) Close() {
 
 // StartKafka starts a cluster and returns when all its brokers are in. ErrMissing where the machine can't.
 func StartKafka(opts ...Option) (*Cluster, error) {
-	o := options{brokers: 1, line: "4.3"}
+	o := options{brokers: 1, line: "4.3", at: here}
 	for _, opt := range opts {
 		opt(&o)
 	}
@@ -133,7 +144,7 @@ func startKafka(lib string, o options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{lib: lib, dir: dir}
+	c := &Cluster{lib: lib, dir: dir, at: o.at}
 	if err := c.start(o); err != nil {
 		c.Close()
 		return nil, err
@@ -178,14 +189,16 @@ func (c *Cluster) configure(o options) error {
 	}
 	voters := make([]string, n)
 	for i := range n {
-		voters[i] = fmt.Sprintf("%d@127.0.0.1:%d", i+1, ports[n+i])
+		host, _ := c.at(i)
+		voters[i] = fmt.Sprintf("%d@%s:%d", i+1, host, ports[n+i])
 	}
 	replicas, inSync := 1, 1
 	if n >= 3 {
 		replicas, inSync = 3, 2
 	}
 	for i := range n {
-		b := &broker{addr: fmt.Sprintf("127.0.0.1:%d", ports[i]), dir: filepath.Join(c.dir, fmt.Sprint(i+1)), controller: ports[n+i]}
+		host, _ := c.at(i)
+		b := &broker{addr: fmt.Sprintf("%s:%d", host, ports[i]), dir: filepath.Join(c.dir, fmt.Sprint(i+1)), controller: ports[n+i]}
 		c.brokers = append(c.brokers, b)
 		if err := os.MkdirAll(b.dir, 0o755); err != nil {
 			return err
@@ -195,7 +208,7 @@ func (c *Cluster) configure(o options) error {
 			return err
 		}
 		text := strings.NewReplacer("{id}", fmt.Sprint(i+1), "{voters}", strings.Join(voters, ","), "{addr}", b.addr,
-			"{controller}", fmt.Sprintf("127.0.0.1:%d", ports[n+i]), "{dir}", filepath.Join(b.dir, "log"),
+			"{controller}", fmt.Sprintf("%s:%d", host, ports[n+i]), "{dir}", filepath.Join(b.dir, "log"),
 			"{replicas}", fmt.Sprint(replicas), "{insync}", fmt.Sprint(inSync)).Replace(properties) + secured + strings.Join(o.properties, "\n")
 		if err := os.WriteFile(b.properties(), []byte(text), 0o644); err != nil {
 			return err
@@ -244,8 +257,9 @@ func (c *Cluster) format(i int, users map[string]string) error {
 
 func (c *Cluster) run(i int) error {
 	b := c.brokers[i]
+	_, command := c.at(i)
 	var err error
-	b.proc, err = start(filepath.Join(b.dir, "out.log"), "-Xms192m", "-Xmx384m", "-XX:+UseSerialGC",
+	b.proc, err = start(command, filepath.Join(b.dir, "out.log"), "-Xms192m", "-Xmx384m", "-XX:+UseSerialGC",
 		"-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", filepath.Join(c.lib, "*"),
 		"kafka.Kafka", b.properties())
 	return err
@@ -290,6 +304,17 @@ func (c *Cluster) Stop(i int) error { return c.brokers[i].proc.signal(syscall.SI
 
 // Cont lets broker i go on after Stop.
 func (c *Cluster) Cont(i int) error { return c.brokers[i].proc.signal(syscall.SIGCONT) }
+
+// Term ends broker i as an operator does, and waits for that.
+func (c *Cluster) Term(i int) { c.brokers[i].proc.stop() }
+
+// Start starts broker i again with what it had on disk, and waits until it takes connections; it may not be in yet.
+func (c *Cluster) Start(i int) error {
+	if err := c.run(i); err != nil {
+		return err
+	}
+	return c.brokers[i].proc.listening(c.brokers[i].addr)
+}
 
 // Restart starts broker i again with what it had on disk, after ending it cleanly if it runs, and waits until it is in.
 func (c *Cluster) Restart(i int) error {

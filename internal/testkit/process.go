@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -23,14 +24,15 @@ type process struct {
 	done chan struct{} // closed when it has ended
 }
 
-// start runs java with the arguments, its output in the file log.
-func start(log string, args ...string) (*process, error) {
+// start runs java with the arguments, by a command where there is one, its output in the file log.
+func start(command []string, log string, args ...string) (*process, error) {
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	p := &process{cmd: exec.Command("java", args...), log: log, done: make(chan struct{})}
+	all := slices.Concat(command, []string{"java"}, args)
+	p := &process{cmd: exec.Command(all[0], all[1:]...), log: log, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = f, f
 	p.cmd.Dir = filepath.Dir(log)
 	// A group of its own, so that Ctrl-C in a terminal reaches the tests first. Pdeathsig is bound to the thread that

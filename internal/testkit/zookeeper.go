@@ -21,7 +21,7 @@ func ZooKeeper(t testing.TB) string {
 
 // StartZooKeeper starts a ZooKeeper and answers its address and what ends it. ErrMissing where the machine can't.
 func StartZooKeeper() (addr string, stop func(), err error) {
-	e, err := StartZooKeepers(1)
+	e, err := StartZooKeepers(1, nil)
 	if err != nil {
 		return "", nil, err
 	}
@@ -34,6 +34,7 @@ type Ensemble struct {
 	lib, dir string
 	pair     [2]string // certificate and key, where the servers have an address with TLS too
 	servers  []*zkServer
+	at       Places
 }
 
 type zkServer struct {
@@ -45,7 +46,7 @@ type zkServer struct {
 // ZooKeepers starts n servers, 1 or 3, that end with the test, and waits until they all serve.
 func ZooKeepers(t testing.TB, n int) *Ensemble {
 	t.Helper()
-	e, err := StartZooKeepers(n)
+	e, err := StartZooKeepers(n, nil)
 	if errors.Is(err, ErrMissing) {
 		Missing(t, "ZooKeeper", err)
 	}
@@ -60,7 +61,7 @@ func ZooKeepers(t testing.TB, n int) *Ensemble {
 func SecuredZooKeeper(t testing.TB, a *Authority, host string) *Ensemble {
 	t.Helper()
 	certFile, keyFile := a.For(host, time.Time{})
-	e, err := startZooKeepers(1, [2]string{certFile, keyFile})
+	e, err := startZooKeepers(1, here, [2]string{certFile, keyFile})
 	if errors.Is(err, ErrMissing) {
 		Missing(t, "ZooKeeper", err)
 	}
@@ -71,10 +72,16 @@ func SecuredZooKeeper(t testing.TB, a *Authority, host string) *Ensemble {
 	return e
 }
 
-// StartZooKeepers is for those who share an ensemble among tests. ErrMissing where the machine can't.
-func StartZooKeepers(n int) (*Ensemble, error) { return startZooKeepers(n, [2]string{}) }
+// StartZooKeepers is for those who share an ensemble among tests, or say where its servers run: nil is loopback. ErrMissing
+// where the machine can't.
+func StartZooKeepers(n int, at Places) (*Ensemble, error) {
+	if at == nil {
+		at = here
+	}
+	return startZooKeepers(n, at, [2]string{})
+}
 
-func startZooKeepers(n int, pair [2]string) (*Ensemble, error) {
+func startZooKeepers(n int, at Places, pair [2]string) (*Ensemble, error) {
 	if err := wanted("java", "mvn"); err != nil {
 		return nil, err
 	}
@@ -84,19 +91,19 @@ func startZooKeepers(n int, pair [2]string) (*Ensemble, error) {
 	}
 	var e *Ensemble
 	for range 3 { // a port may be taken by another before ZooKeeper has it
-		if e, err = startEnsemble(lib, n, pair); err == nil {
+		if e, err = startEnsemble(lib, n, at, pair); err == nil {
 			return e, nil
 		}
 	}
 	return nil, err
 }
 
-func startEnsemble(lib string, n int, pair [2]string) (*Ensemble, error) {
+func startEnsemble(lib string, n int, at Places, pair [2]string) (*Ensemble, error) {
 	dir, err := os.MkdirTemp("", "kateway-zookeeper-")
 	if err != nil {
 		return nil, err
 	}
-	e := &Ensemble{lib: lib, dir: dir, pair: pair}
+	e := &Ensemble{lib: lib, dir: dir, pair: pair, at: at}
 	if err = e.configure(n); err == nil {
 		err = e.StartAll()
 	}
@@ -114,7 +121,8 @@ func (e *Ensemble) configure(n int) error {
 	}
 	members := ""
 	for i := range n {
-		members += fmt.Sprintf("server.%d=127.0.0.1:%d:%d\n", i+1, ports[n+2*i], ports[n+2*i+1])
+		host, _ := e.at(i)
+		members += fmt.Sprintf("server.%d=%s:%d:%d\n", i+1, host, ports[n+2*i], ports[n+2*i+1])
 	}
 	if n == 1 {
 		members = "" // else it waits for others
@@ -124,14 +132,15 @@ func (e *Ensemble) configure(n int) error {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
-		s := &zkServer{addr: fmt.Sprintf("127.0.0.1:%d", ports[i]), cfg: filepath.Join(dir, "zoo.cfg")}
+		host, _ := e.at(i)
+		s := &zkServer{addr: fmt.Sprintf("%s:%d", host, ports[i]), cfg: filepath.Join(dir, "zoo.cfg")}
 		e.servers = append(e.servers, s)
 		secured, err := s.secure(e.pair, ports[3*n+i])
 		if err != nil {
 			return err
 		}
-		text := fmt.Sprintf("dataDir=%s\nclientPort=%d\nclientPortAddress=127.0.0.1\ntickTime=500\ninitLimit=20\nsyncLimit=10\n"+
-			"admin.enableServer=false\nmaxClientCnxns=0\n4lw.commands.whitelist=*\n%s%s", dir, ports[i], members, secured)
+		text := fmt.Sprintf("dataDir=%s\nclientPort=%d\nclientPortAddress=%s\ntickTime=500\ninitLimit=20\nsyncLimit=10\n"+
+			"admin.enableServer=false\nmaxClientCnxns=0\n4lw.commands.whitelist=*\n%s%s", dir, ports[i], host, members, secured)
 		if err := os.WriteFile(s.cfg, []byte(text), 0o644); err != nil {
 			return err
 		}
@@ -207,8 +216,9 @@ func (e *Ensemble) StartAll() error {
 
 func (e *Ensemble) run(i int) error {
 	s := e.servers[i]
+	_, command := e.at(i)
 	var err error
-	s.proc, err = start(filepath.Join(filepath.Dir(s.cfg), "log"), "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+	s.proc, err = start(command, filepath.Join(filepath.Dir(s.cfg), "log"), "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
 		"-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", filepath.Join(e.lib, "*"),
 		"org.apache.zookeeper.server.quorum.QuorumPeerMain", s.cfg)
 	return err

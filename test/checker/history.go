@@ -137,6 +137,13 @@ func (h *History) Records() []Record {
 	return append([]Record(nil), h.records...)
 }
 
+// Len is how many there are so far: the N of the last.
+func (h *History) Len() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.records)
+}
+
 // Dump writes one JSON object per line.
 func Dump(w io.Writer, records []Record) error {
 	b := bufio.NewWriter(w)

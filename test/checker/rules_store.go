@@ -134,7 +134,8 @@ func (c *check) order() {
 	byKey := map[string][]*publish{}
 	for _, id := range c.ids() {
 		if p := c.sent[id]; p.key != "" && len(p.attempts) == 1 && p.attempts[0].phase == OK {
-			k := p.topic + " " + p.attempts[0].via + " " + p.key
+			// A key moves when its topic gets more partitions.
+			k := fmt.Sprint(p.topic, " ", p.attempts[0].via, " ", p.key, " ", p.attempts[0].at.partition)
 			byKey[k] = append(byKey[k], p)
 		}
 	}

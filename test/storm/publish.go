@@ -23,7 +23,10 @@ func (s *Storm) Producers(n int, pause time.Duration) {
 	ctx := s.Load.Life(s.T)
 	for i := range n {
 		s.Load.Wg.Go(func() {
-			p := &Producer{Storm: s, N: i, R: s.Random(fmt.Sprint("producer", i)), HTTP: NewHTTP(s.T)}
+			p := &Producer{Storm: s, N: i, R: s.Random(fmt.Sprint("producer", i)), HTTP: NewHTTP(s.T), life: ctx, tries: 1}
+			if s.Keyed && i%2 == 1 {
+				p.keyed, p.tries = true, 60
+			}
 			tick := time.NewTicker(pause)
 			defer tick.Stop()
 			for ctx.Err() == nil {
@@ -63,7 +66,10 @@ type Producer struct {
 	N, seq int
 	R      *rand.Rand
 	HTTP   *http.Client
-	Size   int // of each message; 0: any
+	Size   int  // of each message; 0: any
+	keyed  bool // with idempotency keys: repeated until there is an answer
+	tries  int
+	life   context.Context //nolint:containedctx // of the load
 }
 
 // draft is a message before it is sent.
@@ -95,7 +101,7 @@ func (p *Producer) draft() draft {
 
 func (p *Producer) publish() {
 	d := p.Door(p.N)
-	if p.R.IntN(4) == 0 {
+	if p.R.IntN(4) == 0 && !p.keyed {
 		p.Batch(d, 2+p.R.IntN(5))
 	} else {
 		p.single(d)
@@ -108,17 +114,40 @@ func (p *Producer) single(d Door) {
 	if m.m.Key != "" {
 		path += "?key=" + url.QueryEscape(m.m.Key)
 	}
-	n := p.begin(d, m)
-	a, err := p.send(d, path, m.value, "X-Tag", m.m.Tag, "X-Msg-Proof", proofOf(m.m.ID))
-	if err == nil && a.StatusCode == http.StatusCreated {
-		var at Placed
-		if err := json.Unmarshal(a.Bytes, &at); err != nil {
-			p.fail("publish: %s: %v", a, err)
-		}
-		p.stored(n, m, at)
-		return
+	header := []string{"X-Tag", m.m.Tag, "X-Msg-Proof", proofOf(m.m.ID)}
+	if p.keyed {
+		header = append(header, "Idempotency-Key", m.m.ID.String())
 	}
-	p.refused(n, a, err)
+	for range p.tries {
+		n := p.begin(d, m)
+		a, err := p.send(d, path, m.value, header...)
+		switch {
+		case err == nil && a.StatusCode == http.StatusCreated:
+			var at Placed
+			if err := json.Unmarshal(a.Bytes, &at); err != nil {
+				p.fail("publish: %s: %v", a, err)
+			}
+			p.stored(n, m, at)
+			return
+		case err == nil && a.StatusCode == http.StatusAccepted:
+			p.spooled(n, m)
+			return
+		}
+		p.refused(n, a, err)
+		if err == nil && a.StatusCode < 500 || !p.rest() {
+			return
+		}
+	}
+}
+
+// rest is what a producer does before it tries again; not at the end of the load.
+func (p *Producer) rest() bool {
+	select {
+	case <-time.After(time.Second):
+		return true
+	case <-p.life.Done():
+		return false
+	}
 }
 
 // Batch publishes several as objects, which may be told different outcomes.
@@ -143,26 +172,30 @@ func (p *Producer) Batch(d Door, size int) {
 	var results struct {
 		Results []struct {
 			Placed
-			Error *struct {
+			Spooled bool `json:"spooled"`
+			Error   *struct {
 				Status int `json:"status"`
 			} `json:"error"`
 		} `json:"results"`
 	}
-	if err != nil || a.StatusCode != http.StatusCreated && a.StatusCode != http.StatusMultiStatus || json.Unmarshal(a.Bytes, &results) != nil || len(results.Results) != size {
+	if err != nil || a.StatusCode != http.StatusCreated && a.StatusCode != http.StatusAccepted && a.StatusCode != http.StatusMultiStatus || json.Unmarshal(a.Bytes, &results) != nil || len(results.Results) != size {
 		p.refused(n, a, err)
 		return
 	}
 	for i, r := range results.Results {
-		if r.Error == nil {
+		switch {
+		case r.Error == nil && r.Spooled:
+			p.spooled(n, drafts[i])
+		case r.Error == nil:
 			p.stored(n, drafts[i], r.Placed)
-		} else {
+		default:
 			p.H.End(n, Outcome(r.Error.Status), string(a.Bytes[:min(len(a.Bytes), 300)]), drafts[i].m)
 		}
 	}
 }
 
 func (p *Producer) begin(d Door, drafts ...draft) int {
-	r := checker.Record{Op: checker.Publish, Phase: checker.Invoke, Client: fmt.Sprint("producer", p.N), Via: d.Name, Topic: p.InStore()}
+	r := checker.Record{Op: checker.Publish, Phase: checker.Invoke, Client: fmt.Sprint("producer", p.N), Via: d.Name, Topic: p.InStore(), Once: p.keyed}
 	for _, m := range drafts {
 		r.Messages = append(r.Messages, m.m)
 	}
@@ -172,6 +205,13 @@ func (p *Producer) begin(d Door, drafts ...draft) int {
 func (p *Producer) stored(n int, m draft, at Placed) {
 	m.m.Partition, m.m.Offset = at.Partition, at.Offset
 	p.H.End(n, checker.OK, "", m.m)
+	p.Produced.Add(1)
+}
+
+// spooled notes one that was answered 202: it has no place yet.
+func (p *Producer) spooled(n int, m draft) {
+	m.m.Nowhere = true
+	p.H.End(n, checker.OK, "spooled", m.m)
 	p.Produced.Add(1)
 }
 

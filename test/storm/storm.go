@@ -3,6 +3,7 @@
 package storm
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -38,8 +39,10 @@ type Storm struct {
 	Failed   []string // answers that no client should ever get
 	Faults   int
 	stocks   int
-	Produced atomic.Int64 // publishes answered 2xx
-	Strict   bool         // a connection that fails is a failed request too
+	Produced atomic.Int64  // publishes answered 2xx
+	Keyed    bool          // every other producer sends idempotency keys, and repeats what has no answer
+	Limit    time.Duration // of a drain; default 2*Patience
+	Strict   bool          // a connection that fails is a failed request too
 
 	Load, Members Crew
 }
@@ -241,7 +244,7 @@ func (s *Storm) Drain() {
 			s.Join(&fresh, p, Habit{Name: fmt.Sprintf("fresh%d", i), Kind: "lines", Batch: 100, Wait: "500ms"})
 		}
 	}
-	left, ok := s.idle(2 * Patience)
+	left, ok := s.idle(cmp.Or(s.Limit, 2*Patience))
 	fresh.End()
 	if ok {
 		s.H.End(n, checker.OK, "")

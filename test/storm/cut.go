@@ -1,4 +1,4 @@
-package test
+package storm
 
 import (
 	"context"
@@ -11,24 +11,25 @@ import (
 
 var errCut = errors.New("cut by the test")
 
-// cutter makes connections that reset themselves when so many bytes have come. What is read is then gone: for the gateway that
+// Cutter makes connections that reset themselves when so many bytes have come. What is read is then gone: for the gateway that
 // is a client that vanished in the midst of an answer.
-type cutter struct {
-	before func() // is told before the reset
+type Cutter struct {
+	Before func() // is told before the reset
 
 	mu    sync.Mutex
 	after int // bytes
-	cuts  int
+	Cuts  int // so far; to be read when it is done
 }
 
-// set says when connections from now on are cut; negative: never.
-func (c *cutter) set(after int) {
+// Set says when connections from now on are cut; negative: never.
+func (c *Cutter) Set(after int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.after = after
 }
 
-func (c *cutter) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+// Dial makes one.
+func (c *Cutter) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, network, addr)
 	if err != nil {
@@ -39,16 +40,16 @@ func (c *cutter) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	return &cutConn{TCPConn: conn.(*net.TCPConn), by: c, left: c.after}, nil
 }
 
-// client has a connection of its own for each request.
-func (c *cutter) client(t *testing.T) *http.Client {
-	tr := &http.Transport{DisableCompression: true, DisableKeepAlives: true, DialContext: c.dial}
+// Client has a connection of its own for each request.
+func (c *Cutter) Client(t *testing.T) *http.Client {
+	tr := &http.Transport{DisableCompression: true, DisableKeepAlives: true, DialContext: c.Dial}
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr}
 }
 
 type cutConn struct {
 	*net.TCPConn
-	by   *cutter
+	by   *Cutter
 	left int
 }
 
@@ -68,9 +69,9 @@ func (c *cutConn) Read(b []byte) (int, error) {
 
 func (c *cutConn) cut() error {
 	c.by.mu.Lock()
-	c.by.cuts++
+	c.by.Cuts++
 	c.by.mu.Unlock()
-	c.by.before()
+	c.by.Before()
 	_ = c.SetLinger(0)
 	_ = c.Close()
 	return errCut
