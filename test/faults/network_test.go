@@ -28,7 +28,6 @@ type host struct {
 	name, ip string
 	pid      int // of who keeps it alive
 	end      func()
-	mac      string
 
 	mu  sync.Mutex
 	cut map[string]int // by the address of who can't be reached: how many faults want that
