@@ -193,16 +193,23 @@ func (m *Member) paid(n int, a Reply, err error, list []checker.Message) {
 		m.H.End(n, checker.Info, "")
 		return
 	}
-	var good, fenced []checker.Message
+	var good, fenced, unknown []checker.Message
+	named := func(header, receipt string) bool {
+		return strings.Contains(","+a.Header.Get(header)+",", ","+receipt+",")
+	}
 	for _, w := range list {
-		if strings.Contains(","+a.Header.Get("X-Receipt-Fenced")+",", ","+w.Receipt+",") {
+		switch {
+		case named("X-Receipt-Fenced", w.Receipt):
 			fenced = append(fenced, w)
-		} else {
+		case named("X-Receipt-Unknown", w.Receipt):
+			unknown = append(unknown, w)
+		default:
 			good = append(good, w)
 		}
 	}
 	m.endEach(n, checker.OK, good)
 	m.endEach(n, checker.Fail, fenced)
+	m.endEach(n, checker.Info, unknown)
 }
 
 func (m *Member) endEach(n int, phase checker.Phase, list []checker.Message) {
@@ -349,6 +356,14 @@ func (m *Member) settle(d Door, got []checker.Message) bool {
 	return ok
 }
 
+// settled is what a status says of a verb: of those that the group's home has not answered nobody knows.
+func settled(status int) checker.Phase {
+	if status >= 500 {
+		return checker.Info
+	}
+	return Outcome(status)
+}
+
 // say settles a list with one verb: one message by headers, more by a body.
 func (m *Member) say(d Door, op checker.Op, list []checker.Message) bool {
 	path, body, header := "/v1/msgs/"+m.App+"/"+m.Topic+"/v1?group="+m.Party.Name, io.Reader(nil), []string(nil)
@@ -385,14 +400,14 @@ func (m *Member) say(d Door, op checker.Op, list []checker.Message) bool {
 		if a.StatusCode != http.StatusConflict {
 			m.fail("%s settles: %s", m.Who(), a)
 		}
-		m.H.End(n, Outcome(a.StatusCode), a.String())
+		m.H.End(n, settled(a.StatusCode), a.String())
 		return a.StatusCode < 500
 	}
 	for i, r := range each.Results {
 		if r.Error == nil {
 			m.H.End(n, checker.OK, "", list[i])
 		} else {
-			m.H.End(n, Outcome(r.Error.Status), strconv.Itoa(r.Error.Status), list[i])
+			m.H.End(n, settled(r.Error.Status), strconv.Itoa(r.Error.Status), list[i])
 		}
 	}
 	return true

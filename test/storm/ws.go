@@ -86,12 +86,16 @@ func (s *socket) frame(n, kind int, frame []byte) {
 
 // refusal reads the answer to a verb that did not take effect.
 func (s *socket) refusal(frame []byte) bool {
-	var e struct{ Event, Receipt string }
+	var e struct{ Event, Receipt, Code string }
 	if json.Unmarshal(frame, &e) != nil || e.Event != "error" {
 		return false
 	}
 	if n, ok := s.said[e.Receipt]; ok {
-		s.H.End(n, checker.Fail, string(frame))
+		phase := checker.Info
+		if e.Code == "fenced" {
+			phase = checker.Fail
+		}
+		s.H.End(n, phase, string(frame))
 	}
 	return true
 }
