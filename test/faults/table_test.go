@@ -4,8 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
+	"strings"
 	"syscall"
 	"time"
+
+	"github.com/kateway/kateway/test/storm"
 )
 
 // fault is one thing that breaks: it does it, holds it for a while, proves that it happened, and heals it. An error says that
@@ -141,13 +145,37 @@ func (c *chaos) weak() error {
 		c.kafka.Kill(i)
 	}
 	from := c.storm.H.Len()
-	c.hold(10, 20)
-	to := c.storm.H.Len()
-	if to == from {
-		return fmt.Errorf("nobody did anything meanwhile")
+	err := c.noneStored(time.Now().Add(time.Duration(10+c.r.IntN(10)) * time.Second))
+	c.weakly = append(c.weakly, [2]int{from, c.storm.H.Len()})
+	if e := c.startBrokers(gone...); e != nil {
+		return e
 	}
-	c.weakly = append(c.weakly, [2]int{from, to})
-	return c.startBrokers(gone...)
+	return err
+}
+
+// noneStored publishes to each gateway until then, and at least once: none may say 201.
+func (c *chaos) noneStored(end time.Time) error {
+	for answered := 0; ; {
+		for _, g := range c.gateways {
+			ctx, cancel := c.ctx()
+			web := &storm.Client{HTTP: g.web.HTTP, Base: g.door().Base, App: app}
+			a, err := web.Exchange(ctx, http.MethodPost, "/v1/msgs/probe/v1", strings.NewReader("x"))
+			cancel()
+			switch {
+			case err != nil:
+			case a.StatusCode == http.StatusCreated:
+				return fmt.Errorf("with one replica of three %s answers %s", g.name, a)
+			default:
+				answered++
+			}
+		}
+		if time.Now().After(end) {
+			if answered == 0 {
+				return fmt.Errorf("no gateway answers")
+			}
+			return nil
+		}
+	}
 }
 
 func (c *chaos) slowBroker() error {
