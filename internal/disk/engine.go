@@ -59,8 +59,10 @@ func OpenEngine(sp *Space, fault *Fault, log *slog.Logger) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := db.Flush(); err != nil {
-		return nil, errors.Join(fmt.Errorf("make what was recovered durable: %w", err), db.Close())
+	if db.Metrics().MemTable.Count > 1 { // what was recovered, unless it is in a table already, as where nothing went wrong
+		if err := db.Flush(); err != nil {
+			return nil, errors.Join(fmt.Errorf("make what was recovered durable: %w", err), db.Close())
+		}
 	}
 	guard.armed.Store(true)
 	return &Engine{DB: db, guard: guard}, nil
