@@ -218,3 +218,54 @@ func TestSpoolOff(t *testing.T) {
 		t.Error(body)
 	}
 }
+
+// TestSpoolOfTopics: a topic whose record says that it is not to be spooled is 503 in an outage, while its neighbour's messages,
+// but for those with hh=n, are accepted; and so on when it is changed back, or the other way.
+func TestSpoolOfTopics(t *testing.T) {
+	away := make(chan struct{}, 1)
+	g, stop := spooling(t, t.TempDir(), absent{mem.New(), func() bool { return len(away) > 0 }}, func(c *gateway.Config) { c.PublishTimeout = 300 * time.Millisecond })
+	defer stop()
+	man := "http://" + g.Addr(gateway.Man)
+	for topic, spool := range map[string]bool{"plain": false, "kept": true} {
+		body := fmt.Sprintf(`{"app":"default","topic":%q,"ver":"v1","partitions":1,"spool":%t}`, topic, spool)
+		if code, _, answer := request(t, "POST", man+"/v1/topics", body, "Content-Type", "application/json"); code != 201 {
+			t.Fatalf("making %s: %d %s", topic, code, answer)
+		}
+	}
+	put := func(path string) int {
+		code, head, _ := request(t, "POST", "http://"+g.Addr(gateway.Pub)+"/v1/msgs/"+path, "v")
+		if spooled := head.Get("X-Spooled") == "1"; spooled != (code == 202) {
+			t.Errorf("%s: %d, X-Spooled %t", path, code, spooled)
+		}
+		return code
+	}
+	becomes := func(path string, want int) {
+		t.Helper()
+		for limit := time.Now().Add(30 * time.Second); put(path) != want; time.Sleep(10 * time.Millisecond) { //nolint:forbidigo // a wait on a condition
+			if time.Now().After(limit) {
+				t.Fatalf("%s never is %d", path, want)
+			}
+		}
+	}
+	for _, path := range []string{"plain/v1", "kept/v1", "kept/v1?hh=n"} {
+		if code := put(path); code != 201 {
+			t.Errorf("%s: %d", path, code)
+		}
+	}
+	becomes("plain/v1?partition=0", 201)
+	away <- struct{}{}
+	becomes("plain/v1", 503)
+	becomes("kept/v1", 202)
+	for path, want := range map[string]int{"plain/v1": 503, "plain/v1?hh=n": 503, "plain/v1?key=k": 503, "kept/v1": 202, "kept/v1?key=k": 202, "kept/v1?hh=n": 503} {
+		if code := put(path); code != want {
+			t.Errorf("%s while the store is away: %d, want %d", path, code, want)
+		}
+	}
+	for topic, spool := range map[string]bool{"plain": true, "kept": false} {
+		code, _, body := request(t, "PATCH", man+"/v1/topics/default/"+topic+"/v1", fmt.Sprintf(`{"spool":%t}`, spool), "Content-Type", "application/json")
+		if code != 200 {
+			t.Fatalf("changing %s: %d %s", topic, code, body)
+		}
+	}
+	becomes("plain/v1", 202)
+}
