@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kateway/kateway/internal/edge"
+	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/internal/handover"
 	"github.com/kateway/kateway/internal/httpx"
 	"github.com/kateway/kateway/internal/online"
@@ -83,6 +84,7 @@ type Gateway struct {
 	proxies     *edge.Proxies // nil: nobody is believed
 	edgeMetrics *edge.Metrics
 
+	taking    *laps // over from our predecessor; nil without one
 	started   time.Time
 	keyGiven  bool          // the operator brings the admin key
 	published atomic.Uint64 // requests to publish
@@ -180,15 +182,18 @@ func (g *Gateway) openParts(ctx context.Context, secret []byte) error {
 	if err := g.openOwned(ctx); err != nil {
 		return err
 	}
+	g.taking.lap("store")
 	g.store = g.clusters(g.first)
 	g.breaker = breaker.New(breaker.Config{Store: g.store, Log: g.log, Metrics: g.metrics})
 	g.toStore = g.breaker.Publisher()
 	if err := g.openSpool(); err != nil {
 		return err
 	}
+	g.taking.lap("spool")
 	if g.chain, err = openChain(ctx, g, secret); err != nil {
 		return err
 	}
+	g.taking.lap("plugins")
 	g.engine = newEngine(g, g.cluster.receiptSecret(secret))
 	g.manager = newManager(g, adminKey)
 	return nil
@@ -338,7 +343,9 @@ func (g *Gateway) wrapper(m *metrics, role Role) wrapper {
 		if g.access != nil && role != Peer {
 			seen = accessed{seen, g.access}
 		}
-		shell := &httpx.Shell{Log: g.log, Seen: seen, Before: g.before}
+		shell := &httpx.Shell{Log: g.log, Seen: seen, Before: g.before, Instead: func(w http.ResponseWriter, r *http.Request, err error) bool {
+			return errors.Is(err, errs.Draining) && g.relay.again(role, w, r)
+		}}
 		return shell.Wrap(route, h)
 	}
 }
@@ -493,6 +500,8 @@ func (g *Gateway) announce() {
 		if err := p.Serving(); err != nil {
 			g.log.Warn("the process before this one is gone already", "error", err)
 		}
+		g.taking.lap("listed")
+		g.log.Info("took over", g.taking.args()...)
 	}
 }
 

@@ -14,12 +14,15 @@ import (
 	"github.com/kateway/kateway/internal/httpx"
 )
 
-// laneStream is how long a stream or a poll lasts that comes over the process before this one: that one is to end. Its client
+// laneStream is how long a stream or a poll lasts, once it has its group, that comes over the process before this one: that one is to end. Its client
 // comes again, over a connection to us.
 const laneStream = time.Second
 
-// laneEnd is the key of the time when a request from a lane is to end.
-type laneEnd struct{}
+// laneKind is the key of requests from a lane.
+type laneKind struct{}
+
+// fromLane reports whether the request is from a lane.
+func fromLane(ctx context.Context) bool { return ctx.Value(laneKind{}) != nil }
 
 // fromLane serves what another process passes on, as if it had come here.
 func (g *Gateway) fromLane(w http.ResponseWriter, r *http.Request) {
@@ -31,7 +34,7 @@ func (g *Gateway) fromLane(w http.ResponseWriter, r *http.Request) {
 		httpx.WriteProblem(w, errs.NotFound) // the role was turned off
 		return
 	}
-	r = r.WithContext(context.WithValue(r.Context(), laneEnd{}, time.Now().Add(laneStream)))
+	r = r.WithContext(context.WithValue(r.Context(), laneKind{}, true))
 	r.RemoteAddr = remote
 	r.TLS = tlsFromLane(r.Header.Get(headerLaneTLS))
 	r.Header.Del(headerLaneTLS)
@@ -78,11 +81,10 @@ type laneGroups struct{ group.Opener }
 // Open is group.Opener's.
 func (l laneGroups) Open(ctx context.Context, ask group.Ask) (group.Session, error) {
 	s, err := l.Opener.Open(ctx, ask)
-	end, ok := ctx.Value(laneEnd{}).(time.Time)
-	if err != nil || !ok {
+	if err != nil || !fromLane(ctx) {
 		return s, err
 	}
-	return &briefSession{s, end}, nil
+	return &briefSession{s, time.Now().Add(laneStream)}, nil
 }
 
 type briefSession struct {
@@ -110,8 +112,8 @@ type laneReaders struct{ *broadcast.Hub }
 // Open is sub.Readers'.
 func (l laneReaders) Open(ctx context.Context, ask broadcast.Ask) (*broadcast.Reader, error) {
 	r, err := l.Hub.Open(ctx, ask)
-	if end, ok := ctx.Value(laneEnd{}).(time.Time); ok && err == nil {
-		time.AfterFunc(time.Until(end), r.Drain)
+	if err == nil && fromLane(ctx) {
+		time.AfterFunc(laneStream, r.Drain)
 	}
 	return r, err
 }

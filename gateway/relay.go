@@ -24,6 +24,7 @@ type relay struct {
 	held  atomic.Bool
 	short counter // requests that end soon by themselves
 	long  counter // those that may wait for messages, or for their client
+	away  counter // those that the next one answers, WebSockets for as long as they last
 	ready chan struct{}
 	next  func(Role) http.Handler // set before ready is closed
 }
@@ -33,7 +34,7 @@ const heldLimit = 40 * time.Second
 
 func newRelay() *relay {
 	r := &relay{ready: make(chan struct{})}
-	r.short.zero, r.long.zero = make(chan struct{}, 1), make(chan struct{}, 1)
+	r.short.zero, r.long.zero, r.away.zero = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
 	return r
 }
 
@@ -92,6 +93,8 @@ func (r *relay) guard(role Role, h http.Handler) http.Handler {
 
 // pass has the next one answer, once there is one. The client's next request is to come over another connection.
 func (r *relay) pass(role Role, w http.ResponseWriter, req *http.Request) {
+	r.away.n.Add(1)
+	defer r.away.leave()
 	limit := time.NewTimer(heldLimit)
 	defer limit.Stop()
 	select {
@@ -106,6 +109,19 @@ func (r *relay) pass(role Role, w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Connection", "close") // net/http makes a GOAWAY of it on HTTP/2
 	}
 	r.next(role).ServeHTTP(w, req)
+}
+
+// again has the next one answer a request that was let through and has come too late, as one that waits to join a group. It
+// reports whether that was done: not while this gateway serves, and not for one that has a body.
+func (r *relay) again(role Role, w http.ResponseWriter, req *http.Request) bool {
+	if !r.held.Load() || req.Method != http.MethodGet && req.Method != http.MethodHead {
+		return false
+	}
+	r.long.leave() // who waits for the end of requests does not wait for this one
+	defer r.long.n.Add(1)
+	clear(w.Header())
+	r.pass(role, w, req)
+	return true
 }
 
 // hold lets no request through any more.

@@ -38,6 +38,29 @@ type succession struct {
 	done chan error
 }
 
+// laps are how long each step of a hand-over took, for the log.
+type laps struct {
+	began, last time.Time
+	steps       []any // for slog
+}
+
+func newLaps() *laps {
+	now := time.Now()
+	return &laps{began: now, last: now}
+}
+
+// lap ends a step. A nil *laps takes no note.
+func (l *laps) lap(step string) {
+	if l == nil {
+		return
+	}
+	now := time.Now()
+	l.steps = append(l.steps, step, now.Sub(l.last))
+	l.last = now
+}
+
+func (l *laps) args() []any { return append([]any{"took", l.last.Sub(l.began)}, l.steps...) }
+
 // ErrStopped says that the gateway had stopped before it could hand over.
 var ErrStopped = errors.New("the gateway has stopped")
 
@@ -109,7 +132,7 @@ func (g *Gateway) Relieve(ctx context.Context) {
 
 // giveUp is what Run does for HandOver.
 func (g *Gateway) giveUp(s succession) error {
-	began := time.Now()
+	l := newLaps()
 	limit, cancel := context.WithTimeout(context.Background(), g.cfg.DrainLimit)
 	defer cancel()
 	g.draining.Store(true)
@@ -119,16 +142,22 @@ func (g *Gateway) giveUp(s succession) error {
 	}
 	var err error
 	if g.alone() {
-		err = g.giveAll(limit, s.to)
+		err = g.giveAll(limit, s.to, l)
 	} else {
-		err = g.giveShared(limit, s.to)
+		err = g.giveShared(limit, s.to, l)
 	}
 	if err == nil {
-		g.log.Info("handed over", "took", time.Since(began), "connections", g.connected())
+		g.log.Info("handed over", append(l.args(), "connections", g.connected())...)
 	}
 	s.done <- err
+	if err == nil && !g.alone() {
+		g.endShared(limit)
+	}
 	defer func() { _ = bounded(limit, "access log", g.access.close) }()
 	g.letGo(limit)
+	passed, cancelled := context.WithTimeout(limit, goodbye)
+	defer cancelled()
+	g.relay.away.none(passed) // WebSockets are none of the server's connections
 	g.shutdown(limit)
 	return bounded(limit, "access log", g.access.close)
 }
@@ -137,21 +166,24 @@ func (g *Gateway) giveUp(s succession) error {
 func (g *Gateway) alone() bool { return g.cfg.StoreKind() == "embedded" || g.deps.Store != nil }
 
 // giveAll gives the groups and the store, and then the other one serves.
-func (g *Gateway) giveAll(limit context.Context, to Successor) error {
+func (g *Gateway) giveAll(limit context.Context, to Successor, l *laps) error {
 	if err := errors.Join(g.endWork(limit, g.engine.hub.Close), g.engine.close(limit, streamTime)); err != nil { // the store's end ends the rest
 		g.log.Warn("handing over: not all of it in order", "error", err)
 	}
+	l.lap("ended")
 	if err := g.closeOwned(limit); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotFree, err)
 	}
+	l.lap("closed")
 	if err := errors.Join(to.Give(OwnedGroups), to.Give(OwnedStore)); err != nil {
 		return err
 	}
+	defer l.lap("opened")
 	return g.serveNext(to)
 }
 
 // giveShared has the other one serve beside us, on a store that is no one's, and then gives it the groups.
-func (g *Gateway) giveShared(limit context.Context, to Successor) error {
+func (g *Gateway) giveShared(limit context.Context, to Successor, l *laps) error {
 	g.engine.pub.Drain(0)
 	quiet, cancel := context.WithTimeout(limit, quietTime)
 	g.relay.short.none(quiet)
@@ -159,30 +191,40 @@ func (g *Gateway) giveShared(limit context.Context, to Successor) error {
 	if err := g.engine.endPublishes(limit, streamTime); err != nil {
 		g.log.Warn("handing over: not all of it in order", "error", err)
 	}
+	l.lap("ended")
 	var served error
 	g.endBackground()
 	if err := errors.Join(bounded(limit, "spool", g.closeSpool), g.cluster.release()); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotFree, err)
 	}
+	l.lap("closed")
 	if served = to.Give(OwnedStore); served == nil {
 		served = g.serveNext(to)
 	}
+	l.lap("opened")
 	left := g.endWork(limit, g.engine.hub.Leave)
 	given := to.Give(OwnedGroups)
+	l.lap("groups")
 	for _, s := range g.servers {
 		if s.roles[0] == Peer { // the others are to find who comes after us, and have heard what their clients hold
 			_ = s.http.Close()
 		}
 	}
-	if err := errors.Join(left, g.engine.close(limit, streamTime)); err != nil {
-		g.log.Error("handing over: not all of it in order", "error", err)
+	if left != nil {
+		g.log.Error("handing over: not all of it in order", "error", left)
 	}
-	err := g.closeOwned(limit)
-	if served == nil && err != nil {
-		g.log.Error("handing over: not all of it in order", "error", err)
-		err = nil
+	err := errors.Join(served, given)
+	if err != nil {
+		g.endShared(limit) // before this process serves again
 	}
-	return errors.Join(served, given, err)
+	return err
+}
+
+// endShared ends what the next process has of its own. That may take its time: with Kafka away, publishes on their way to it do.
+func (g *Gateway) endShared(limit context.Context) {
+	if err := errors.Join(g.engine.close(limit, streamTime), g.closeOwned(limit)); err != nil {
+		g.log.Error("ending after the hand-over: not all of it in order", "error", err)
+	}
 }
 
 func (g *Gateway) serveNext(to Successor) error {
@@ -236,7 +278,9 @@ func (g *Gateway) succeed(ctx context.Context) error {
 		return fmt.Errorf("the process to take over from: %w", err)
 	}
 	g.log.Info("prepared to take over")
-	return p.Await(ctx, OwnedStore)
+	err := p.Await(ctx, OwnedStore)
+	g.taking = newLaps()
+	return err
 }
 
 // checkOwned looks at what our predecessor has, as far as that can be done without having it.

@@ -64,6 +64,10 @@ func (l *link) run(ctx context.Context, peers Peers, self string) (joined bool) 
 	ctx, l.cancel = context.WithCancel(ctx)
 	defer l.cancel()
 	body, err := l.join(ctx, peers, self)
+	if errors.Is(err, errBroken) && ctx.Err() == nil {
+		l.out = newOutbox() // nothing was put into the other one: nobody has the link yet
+		body, err = l.join(ctx, peers, self)
+	}
 	if err != nil {
 		l.end(err)
 		close(l.ready)
@@ -88,6 +92,10 @@ func (l *link) run(ctx context.Context, peers Peers, self string) (joined bool) 
 // errUnknown says that the gateway is not known to Peers yet: it has only just joined, or left.
 var errUnknown = fmt.Errorf("the gateway can't be reached: %w", errs.Unavailable)
 
+// errBroken says that the request could not be made, or not be answered. It may have been sent over a connection that a process
+// before the present one had.
+var errBroken = fmt.Errorf("no connection: %w", errs.Unavailable)
+
 // join sends the request and answers the body of the answer.
 func (l *link) join(ctx context.Context, peers Peers, self string) (io.ReadCloser, error) {
 	via, base, ok := peers.Reach(l.id)
@@ -104,7 +112,8 @@ func (l *link) join(ctx context.Context, peers Peers, self string) (io.ReadClose
 	resp, err := via.RoundTrip(req)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("gateway %s: %w: %w", l.id, err, errs.Unavailable)
+		late.Stop()
+		return nil, fmt.Errorf("gateway %s: %w: %w", l.id, err, errBroken)
 	case !late.Stop():
 		_ = resp.Body.Close()
 		return nil, fmt.Errorf("gateway %s did not answer within %s: %w", l.id, answerTime, errs.Unavailable)

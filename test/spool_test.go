@@ -63,10 +63,50 @@ func (s *steady) run(t *testing.T, site *atomic.Pointer[client], stop <-chan str
 
 // TestKafkaOutage: Kafka goes and comes back under publishers; the gateway is killed meanwhile, with more than 100,000 messages
 // in its spool, and starts again while Kafka is away. Everything is accepted, and stored once, each key in order, where it was said to be.
-func TestKafkaOutage(t *testing.T) { //nolint:funlen // one scenario
+func TestKafkaOutage(t *testing.T) {
+	var flags []string
+	kafkaOutage(t, func(f ...string) *gateway {
+		flags = f
+		return launch(t, f...)
+	}, func(g *gateway, accepts func(*gateway)) *gateway {
+		g.kill()
+		begun := time.Now()
+		g = launchUnready(t, flags...)
+		accepts(g)
+		if took := time.Since(begun); took > 2*time.Second {
+			t.Errorf("it accepts publishes %v after its start", took)
+		} else {
+			t.Logf("it accepts publishes %v after its start", took)
+		}
+		return g
+	})
+}
+
+// TestSwapWithAFullSpool: the same, and a new process takes over the spool twice, instead of the kill, while the publishers go on.
+func TestSwapWithAFullSpool(t *testing.T) {
+	if _, requests := swaps(); requests == 0 {
+		t.Skip("in long runs only")
+	}
+	var l *line
+	kafkaOutage(t, func(flags ...string) *gateway {
+		l = launchLine(t, flags...)
+		return l.gateway
+	}, func(g *gateway, accepts func(*gateway)) *gateway {
+		for range 2 {
+			old := l.pid()
+			l.swap(t)
+			accepts(g)
+			gone(t, old)
+		}
+		t.Logf("handed over: %s", medians(l.said("handed over"), "took", "ended", "closed", "opened", "groups"))
+		return g
+	})
+}
+
+// kafkaOutage is an outage of Kafka, with a change of the gateway in its midst.
+func kafkaOutage(t *testing.T, first func(flags ...string) *gateway, change func(g *gateway, accepts func(*gateway)) *gateway) { //nolint:funlen // one scenario
 	kafka := testkit.Kafka(t) // of its own, since it is killed
-	flags := []string{"--data", t.TempDir(), "--kafka", kafka.Addrs()[0], "--log-level", "info"}
-	g := launch(t, flags...)
+	g := first("--data", t.TempDir(), "--kafka", kafka.Addrs()[0], "--log-level", "info")
 	var site atomic.Pointer[client]
 	site.Store(g.client("default"))
 	site.Load().publish("outage", "first", "first")
@@ -106,21 +146,22 @@ func TestKafkaOutage(t *testing.T) { //nolint:funlen // one scenario
 	}
 	waitFor(t, "publishers to be spooled", func() bool { return spooled(c) > bulk*lines+100 })
 	before := g.residentPeak()
-	g.kill()
-	begun := time.Now()
-	g = launchUnready(t, flags...)
-	c = g.client("default")
-	waitFor(t, "the gateway to accept publishes", func() bool {
-		a, err := c.do("GET", "/ready?role=pub", nil)
-		return err == nil && a.StatusCode == http.StatusOK
+	g = change(g, func(g *gateway) {
+		c = g.client("default")
+		waitFor(t, "the gateway to accept publishes", func() bool {
+			a, err := c.do("GET", "/ready?role=pub", nil)
+			return err == nil && a.StatusCode == http.StatusOK
+		})
 	})
-	started := time.Since(begun)
 	site.Store(c)
+	if n := spooled(c); n < bulk*lines+100 {
+		t.Errorf("%d messages are spooled", n)
+	}
 	pass(2 * time.Second)
 	if err := kafka.Restart(0); err != nil {
 		t.Fatal(err)
 	}
-	begun = time.Now()
+	begun := time.Now()
 	waitFor(t, "the spool to be empty", func() bool { return spooled(c) == 0 })
 	drained := time.Since(begun)
 	pass(time.Second)
@@ -163,5 +204,5 @@ func TestKafkaOutage(t *testing.T) { //nolint:funlen // one scenario
 	if err != nil || len(many) != bulk*lines {
 		t.Errorf("%d messages of %d, %v", len(many), bulk*lines, err)
 	}
-	t.Logf("ready after %v, drained %v after Kafka was there; %d MB at most before; statuses %v", started, drained, before>>20, statuses)
+	t.Logf("drained %v after Kafka was there; %d MB at most before; statuses %v", drained, before>>20, statuses)
 }

@@ -35,7 +35,7 @@ type patrons struct {
 	failed atomic.Int64
 	mu     sync.Mutex
 	stored map[string]bool
-	stall  time.Duration // the longest that a publish took
+	stall  time.Duration // the longest that a publish took, from its last byte on, since restall
 	breaks []time.Duration
 	groups []*audience
 }
@@ -65,6 +65,15 @@ func (c *patrons) did(began time.Time, values ...string) {
 	for _, v := range values {
 		c.stored[v] = true
 	}
+}
+
+// restall answers the stall, which begins anew.
+func (c *patrons) restall() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	longest := c.stall
+	c.stall = 0
+	return longest
 }
 
 // secure is a configuration that nobody else writes to.
@@ -114,7 +123,6 @@ func (c *patrons) over(ctx context.Context, conn net.Conn, kind string, fresh bo
 	r := bufio.NewReader(conn)
 	for ctx.Err() == nil {
 		_ = conn.SetDeadline(time.Now().Add(patience))
-		began := time.Now()
 		values := make([]string, depth)
 		var whole bytes.Buffer
 		var to io.Writer = conn
@@ -134,6 +142,7 @@ func (c *patrons) over(ctx context.Context, conn net.Conn, kind string, fresh bo
 				return
 			}
 		}
+		began := time.Now()
 		for _, v := range values {
 			closed, ok := c.read(r, kind)
 			if !ok {

@@ -40,6 +40,9 @@ type Shell struct {
 	// Before, if not nil, is called once per request, right before the answer's header goes out. Not so when the connection
 	// changes its protocol: it is no longer one of HTTP.
 	Before func(http.Header)
+	// Instead, if not nil, is asked when a handler has failed that has answered nothing yet, and reports whether the request was
+	// answered in another way.
+	Instead func(w http.ResponseWriter, r *http.Request, err error) bool
 }
 
 // Wrap surrounds the handler of a route: request id, panics, error answers, log and observation.
@@ -75,6 +78,9 @@ func (e *Endpoint) Serve(w http.ResponseWriter, r *http.Request, params httprout
 	err := call(e.handler, &s.rec, r)
 	if err == nil {
 		s.rec.begin(http.StatusOK) // a handler that wrote nothing: net/http answers 200 for it
+		return
+	}
+	if s.rec.status == 0 && e.shell.Instead != nil && e.shell.Instead(&s.rec, r, err) {
 		return
 	}
 	e.logError(r, err, s.rec.status != 0)
