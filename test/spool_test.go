@@ -65,18 +65,22 @@ func (s *steady) run(t *testing.T, site *atomic.Pointer[client], stop <-chan str
 // in its spool, and starts again while Kafka is away. Everything is accepted, and stored once, each key in order, where it was said to be.
 func TestKafkaOutage(t *testing.T) {
 	var flags []string
+	limit := 2 * time.Second
 	kafkaOutage(t, func(f ...string) *gateway {
 		flags = f
-		return launch(t, f...)
+		begun := time.Now()
+		g := launch(t, f...)
+		limit = max(limit, 4*time.Since(begun)) // on a machine that is busy an empty gateway takes its time, too
+		return g
 	}, func(g *gateway, accepts func(*gateway)) *gateway {
 		g.kill()
 		begun := time.Now()
 		g = launchUnready(t, flags...)
 		accepts(g)
-		if took := time.Since(begun); took > 2*time.Second {
-			t.Errorf("it accepts publishes %v after its start", took)
-		} else {
-			t.Logf("it accepts publishes %v after its start", took)
+		took := time.Since(begun)
+		t.Logf("it accepts publishes %v after its start", took)
+		if took > limit {
+			t.Errorf("that is more than %v", limit)
 		}
 		return g
 	})
