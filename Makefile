@@ -6,6 +6,7 @@ TOOLS     := $(CURDIR)/.tools
 RUNFLAGS  ?=
 TESTFLAGS ?=
 BENCHFLAGS ?=
+BUGS      ?=
 FUZZTIME  ?= 20s
 CHAOS_TIME ?= 60m
 CHAOS_SEED ?=
@@ -22,7 +23,7 @@ CC_FOUND := $(shell command -v $(or $(CC),gcc) 2>/dev/null || command -v cc 2>/d
 RACE     := $(if $(CC_FOUND),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint fmt bench fuzz chaos vuln secrets licences same check clean
+.PHONY: help build run test bugs lint fmt bench fuzz chaos vuln secrets licences same check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +40,9 @@ test: ## all tests, with the race detector; against a real Kafka too where Java 
 	KATEWAY_TEST_NOTCOVERED="$$left" $(GO) test $(RACE) -timeout 45m $(TESTFLAGS) ./... || code=$$?; \
 	if [ -s "$$left" ]; then echo; echo "NOT COVERED by this run:"; sort -u "$$left" | sed 's/^/  /'; fi; \
 	exit $$code
+
+bugs: ## plants bugs, one at a time, and demands that the tests find them (BUGS=REGEXP for some of them)
+	KATEWAY_TEST_BUGS=all $(GO) test -count=1 -timeout 45m -v $(if $(BUGS),-run '^TestBugs$$/$(BUGS)') ./test/bugs
 
 lint: $(GOLANGCI) ## style, faults and the architecture (.golangci.yml)
 	$(GOLANGCI) run ./...
@@ -86,7 +90,7 @@ same: ## whether another folder and an empty cache make the same binary of this 
 	done; \
 	cmp "$$d/one/kateway" "$$d/another/folder/kateway"
 
-check: lint vuln secrets test ## what CI runs
+check: lint vuln secrets test bugs ## what CI runs
 
 clean: ## removes what was built, not the data
 	rm -rf bin .tools
