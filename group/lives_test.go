@@ -15,8 +15,9 @@ import (
 // Random lives of one group in each mode, with everything that may happen to its messages: acks, nacks, delays, extends,
 // burying, returns, marks, moves to other queues that succeed or fail, a filter, clients that come and go, leases that end,
 // and partitions that move with what the last commit carries. Whatever happens: a message has one holder at a time, nothing
-// that is over comes again, nothing is delivered more often than allowed, the commit passes nothing that is not over, of one
-// key the lowest comes first (mode key), nobody holds more than he may, and in the end everything is over.
+// that is over comes again, nothing is delivered more often than allowed, the commit passes nothing that is not over, a receipt
+// does not count once its message was delivered again, who has left holds nothing, of one key the lowest comes first (mode
+// key), nobody holds more than he may, and in the end everything is over.
 func TestLives(t *testing.T) {
 	for _, mode := range []Mode{Fifo, Queue, ByKey} {
 		t.Run(string(mode), func(t *testing.T) {
@@ -134,6 +135,9 @@ func (m *lives) leave(t *rapid.T) {
 	i := rapid.IntRange(0, len(m.clients)-1).Draw(t, "client")
 	s := m.clients[i]
 	m.l.leave(s, m.now)
+	if !s.c.stays && s.c.held > 0 {
+		t.Fatalf("a client that has left holds %d", s.c.held)
+	}
 	m.clients = append(m.clients[:i:i], m.clients[i+1:]...)
 	for _, h := range m.out {
 		if h.by == s && !s.c.stays {
@@ -195,6 +199,9 @@ func (m *lives) settle(t *rapid.T) {
 		return
 	}
 	at := place(v.Ref)
+	if h := m.out[at]; h != nil && h.ref != v.Ref {
+		t.Fatalf("%+v counts, though the message was delivered again since, as %+v", v.Ref, h.ref)
+	}
 	switch v.Op {
 	case Ack:
 		m.over[at] = true

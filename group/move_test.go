@@ -117,11 +117,15 @@ func TestPoison(t *testing.T) {
 				}
 				w.expectQueue(deadQueue, 4)
 				w.done(key.Topic, key.Group)
-				o, _ := Origin(w.held(deadQueue)[0])
+				dead := w.held(deadQueue)
+				if len(dead) == 0 {
+					t.Fatal("nothing is in the dead queue")
+				}
+				o, _ := Origin(dead[0])
 				if o.Attempts != 3 || !strings.Contains(o.Cause, "lease ended") || !o.Due.IsZero() {
 					t.Errorf("%+v", o)
 				}
-				if m := w.held(deadQueue)[0]; string(m.Value) != "4" || len(m.Headers) != len(marks) {
+				if m := dead[0]; string(m.Value) != "4" || len(m.Headers) != len(marks) {
 					t.Errorf("%+v", m)
 				}
 			})

@@ -109,6 +109,9 @@ func TestWhatIsNotSpooled(t *testing.T) {
 		w.mem.Fail(func(string) error { return kind })
 		_, err := w.put("a", "refused")
 		wantKind(t, "refused with "+kind.Code(), err, kind)
+		if n := w.s.SpoolStatus().Messages; n != 0 {
+			t.Fatalf("%d messages are in the spool", n)
+		}
 	}
 	for _, kind := range []errs.Kind{errs.Unavailable, errs.CircuitOpen} {
 		w.mem.Fail(func(string) error { return kind })

@@ -80,6 +80,7 @@ func membersMoveCleanly(e *env) {
 	topic, group := e.topic(3), name("group")
 	final := map[int32]store.Position{}
 	var values []string
+	var present []*member
 	hand := func(m *member) *member {
 		m.onLost = func(p int32, next int64) {
 			final[p] = store.Position{Partition: p, Next: next, Beyond: fmt.Sprintf("%s left at %d", m.name, next)}
@@ -97,6 +98,11 @@ func membersMoveCleanly(e *env) {
 	traffic := func(until func() bool) func() bool {
 		return func() bool {
 			values = append(values, e.fill(topic, 1, 0, 1, 2)...)
+			for _, m := range present { // the last commit comes soon after another
+				for p, next := range m.next {
+					e.must(m.f.Commit(store.Position{Partition: p, Next: next}))
+				}
+			}
 			return until()
 		}
 	}
@@ -104,11 +110,17 @@ func membersMoveCleanly(e *env) {
 	a.name = "a"
 	e.drive("a holds all partitions", traffic(a.holds(3)), a)
 	members := []*member{a}
+	present = []*member{a}
 	for round := range 3 {
 		b := hand(e.join(e.other(topic), topic, group, store.Start{}))
 		b.name = fmt.Sprint("b", round)
-		members = append(members, b)
-		e.drive("a and b share the partitions", traffic(shared(3, a, b)), a, b)
+		members, present = append(members, b), []*member{a, b}
+		turns := []*member{a, b}
+		if round%2 == 0 { // who asks first must not matter: what a still has is not b's yet
+			turns = []*member{b, a}
+		}
+		e.drive("a and b share the partitions", traffic(shared(3, a, b)), turns...)
+		present = present[:1]
 		for p, next := range b.next {
 			b.onLost(p, next)
 		}

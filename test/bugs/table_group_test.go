@@ -27,7 +27,7 @@ func groupBugs() []bug {
 		name: "old_receipt_accepted", loses: "a message that is with another client: who has lost it acks it",
 		file: "group/window.go",
 		old:  "valid = e.state == leased && e.attempt == r.Attempt", new: "valid = e.state == leased",
-		pkg: "group", test: "TestLives",
+		pkg: "group", test: "TestLives/queue",
 	}, {
 		name: "receipt_not_verified", loses: "whatever a client likes to ack by a receipt of its own making",
 		file: "group/receipt.go",
@@ -47,7 +47,7 @@ func groupBugs() []bug {
 		name: "who_leaves_keeps_its_messages", loses: "for as long as a lease lasts, what a client held that has gone",
 		file: "group/ledger.go",
 		old:  "l.giveBack(c, now)", new: "",
-		pkg: "group", test: "TestWhoLeavesGivesBack",
+		pkg: "group", test: "TestLives/queue",
 	}, {
 		name: "filtered_message_holds_the_commit", loses: "a lag that goes to zero: a message that the group does not want stays undone",
 		file: "group/ledger.go",
@@ -62,7 +62,7 @@ func groupBugs() []bug {
 		name: "lease_never_ends", loses: "every message of a client that hangs",
 		file: "group/ledger.go",
 		old:  "e != nil && e.until <= now; e = l.clock.first()", new: "e != nil && e.until < 0; e = l.clock.first()",
-		pkg: "group", test: "TestLeaseEndsByItself",
+		pkg: "group", test: "TestLives/queue",
 	}, {
 		name: "window_without_bound", loses: "the process's memory, by one client that acks nothing",
 		file: "group/ledger.go",

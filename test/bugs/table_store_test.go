@@ -18,7 +18,7 @@ func embeddedBugs() []bug {
 		name: "failed_sync_confirmed", loses: "messages that were answered 201 by a disk that failed",
 		file: "store/embedded/writer.go",
 		old:  "w.answer(r.waiting, err)", new: "w.answer(r.waiting, nil)",
-		pkg: "store/embedded", test: "TestFailedLogIsNeverConfirmed",
+		pkg: "store/embedded", test: "TestFaultsAtAnyTime",
 	}, {
 		name: "full_disk_ignored", loses: "the reserve by which acks still count on a full disk",
 		file: "store/embedded/writer.go",
@@ -28,22 +28,22 @@ func embeddedBugs() []bug {
 		name: "idempotency_key_forgotten_by_kill", loses: "that a publish which is repeated after a kill is stored once",
 		file: "store/embedded/once.go",
 		old:  "return nil, err\n\t}\n\treturn c, nil\n}\n\nfunc (s *Store) expired", new: "return nil, err\n\t}\n\treturn nil, nil\n}\n\nfunc (s *Store) expired",
-		pkg: "test", test: "TestIdempotencyKeySurvivesKill/embedded",
+		pkg: "store/embedded", test: "TestStore/OnceSurvivesReopen",
 	}, {
 		name: "idempotency_digest_not_compared", loses: "a message that was sent with the key of another one, and answered 201",
 		file: "store/embedded/once.go",
 		old:  "if c.digest != once.Digest || len(c.placed) != len(msgs) {", new: "if len(c.placed) != len(msgs) {",
-		pkg: "store/embedded", test: "TestStore/PublishOnce",
+		pkg: "store/embedded", test: "TestStore/OnceMismatch",
 	}, {
 		name: "position_of_former_owner_taken", loses: "that a message is with one client at a time, after a rebalance",
 		file: "store/embedded/group.go",
 		old:  "if p < 0 || int(p) >= len(g.shares) || g.shares[p].owner != f {", new: "if p < 0 || int(p) >= len(g.shares) {",
-		pkg: "store/embedded", test: "TestAssignment",
+		pkg: "store/embedded", test: "TestStore/MembersFenced",
 	}, {
 		name: "given_before_let_go", loses: "that a message is with one client at a time, while a gateway joins",
 		file: "store/embedded/feed.go",
 		old:  "case !holds && sh.heir == f && sh.owner != nil && now.Before(sh.due):", new: "case !holds && sh.heir == f && sh.owner != nil && now.After(sh.due.Add(time.Hour)):",
-		pkg: "store/embedded", test: "TestAssignment",
+		pkg: "store/embedded", test: "TestStore/MembersMoveCleanly",
 	}, {
 		name: "skip_on_rebalance", loses: "what nobody had read of a partition when it changed hands",
 		file: "store/embedded/feed.go",
@@ -51,11 +51,11 @@ func embeddedBugs() []bug {
 		new:  "if _, end := part.bounds(); next > 0 {\n\t\tnext = end.offset\n\t}\n\tf.cursors[p] = newCursor(part, next)",
 		pkg:  "test", test: "TestKilledUnderLoad/embedded", says: "C1: ",
 	}, {
-		name: "offsets_start_again", loses: "all of a topic whose messages were all removed by retention: groups stand behind its end",
+		name: "retention_takes_one_too_many", loses: "messages that are not as old as the retention says",
 		file: "store/embedded/sweep.go",
 		old:  "if err != nil || to.offset <= start.offset {\n\t\treturn err\n\t}\n\tvar from, until",
 		new:  "if err != nil || to.offset <= start.offset {\n\t\treturn err\n\t}\n\tto.offset++\n\tvar from, until",
-		pkg:  "store/embedded", test: "TestRetentionBySize",
+		pkg:  "store/embedded", test: "TestRetentionByTime",
 	}}
 }
 
@@ -108,12 +108,12 @@ func kafkaBugs() []bug {
 		name: "acks_beyond_the_position_not_committed", loses: "that what was acked does not come again when a partition changes hands",
 		file: "store/kafka/commit.go",
 		old:  "rp.Metadata = kmsg.StringPtr(positions[rp.Partition].Beyond)", new: "_ = rp",
-		pkg: "store/kafka", test: "TestStoreOnFake/Commits",
+		pkg: "store/kafka", test: "TestStoreOnFake/CommitSurvivesClose",
 	}, {
 		name: "former_owner_is_told_late", loses: "that what was acked does not come again after a rebalance",
 		file: "store/kafka/rebalance.go",
 		old:  "\tif clean {\n", new: "\tif clean && len(partitions) == 0 {\n",
-		pkg: "store/kafka", test: "TestStoreOnFake",
+		pkg: "store/kafka", test: "TestStoreOnFake/MembersMoveCleanly",
 	}, {
 		name: "circuit_opened_by_callers_who_left", loses: "a topic that works, for everybody, by one client who hangs up",
 		file: "store/breaker/circuit.go",
