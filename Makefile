@@ -42,7 +42,7 @@ test: ## all tests, with the race detector; against a real Kafka too where Java 
 	exit $$code
 
 bugs: ## plants bugs, one at a time, and demands that the tests find them (BUGS=REGEXP for some of them)
-	KATEWAY_TEST_BUGS=all $(GO) test -count=1 -timeout 45m -v $(if $(BUGS),-run '^TestBugs$$/$(BUGS)') ./test/bugs
+	KATEWAY_TEST_BUGS=all $(GO) test -count=1 -timeout 45m -parallel 4 -v $(if $(BUGS),-run '^TestBugs$$/$(BUGS)') ./test/bugs
 
 lint: $(GOLANGCI) ## style, faults and the architecture (.golangci.yml)
 	$(GOLANGCI) run ./...

@@ -9,10 +9,15 @@ func groupBugs() []bug {
 		new:  "return store.Position{Partition: w.partition, Next: max(w.next, w.top), Beyond: \"\"}",
 		pkg:  "test", test: "TestKilledUnderLoad/embedded", says: "C9: ",
 	}, {
-		name: "done_when_delivered", loses: "every message whose answer a client did not read to its end",
+		name: "done_when_delivered", loses: "at a kill, every message that was on its way to a client",
 		file: "group/shared.go",
 		old:  "l.hand(e, s.c, now, s.c.lease)", new: "l.hand(e, s.c, now, s.c.lease)\n\tl.finish(e, now)",
-		pkg: "test", test: "TestCutAfterEveryByte/embedded", says: "C25: ",
+		pkg: "test", test: "TestKilledUnderLoad/embedded", says: "anomalies; the history is in",
+	}, {
+		name: "first_of_a_fetch_passed_over", loses: "one message of each fetch, as if retention had taken it",
+		file: "group/ledger.go",
+		old:  "case m.Offset >= w.end:", new: "case i == 0 && len(msgs) > 1 && m.Offset == w.end:\n\t\t\tw.end++\n\t\tcase m.Offset >= w.end:",
+		pkg: "test", test: "TestHealthyIsPerfect/embedded", says: "C1: ",
 	}, {
 		name: "attempts_not_counted", loses: "the dead queue: a poison message comes for ever",
 		file: "group/ledger.go",
@@ -52,7 +57,7 @@ func groupBugs() []bug {
 		name: "filtered_message_holds_the_commit", loses: "a lag that goes to zero: a message that the group does not want stays undone",
 		file: "group/ledger.go",
 		old:  "\t\tl.count.filtered++\n\t\tw.dirty = true\n", new: "\t\tl.count.filtered++\n\t\tw.end = offset\n\t\tw.dirty = true\n",
-		pkg: "test", test: "TestHealthyIsPerfect/embedded", says: "C17: ",
+		pkg: "group", test: "TestLives/queue",
 	}, {
 		name: "acks_above_the_commit_not_carried", loses: "that what was acked does not come again when a group moves",
 		file: "group/beyond.go",
