@@ -29,7 +29,7 @@ func authBugs() []bug {
 	}, {
 		name: "token_outlives_its_end", loses: "that a token ends: one that was good once is good for a day more",
 		file: "plugins/auth/tokens.go",
-		old:  "found.expires = exp.Add(is.leeway)", new: "found.expires = exp.Add(is.leeway + 24*time.Hour)",
+		old:  "found.expires, found.leeway = exp.Time, is.leeway", new: "found.expires, found.leeway = exp.Add(24*time.Hour), is.leeway",
 		pkg: "plugins/auth", test: "TestTokenEnds",
 	}, {
 		name: "audience_of_a_token_not_checked", loses: "an app to whoever gets a token of it for another service",

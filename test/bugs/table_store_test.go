@@ -63,7 +63,7 @@ func spoolBugs() []bug {
 	return []bug{{
 		name: "spooled_before_sync", loses: "at a power loss, messages that were answered 202",
 		file: "store/spool/writer.go",
-		old:  "how := pebble.Sync\n", new: "how := pebble.NoSync\n",
+		old:  "if s.cfg.noSync {\n\t\terr = s.db.Apply(", new: "if s.cfg.noSync = true; s.cfg.noSync {\n\t\terr = s.db.Apply(",
 		pkg: "store/spool", test: "TestPowerLoss",
 	}, {
 		name: "spooled_dropped_on_unknown_error", loses: "messages that were answered 202, when a broker answers something new",
