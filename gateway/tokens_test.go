@@ -89,14 +89,18 @@ func (w *watchers) poll(name, path string) {
 	await(w.t, "the poll to wait", func() bool { return polls() > before })
 }
 
-func (w *watchers) socket(name, path string, protocol ...string) *websocket.Conn {
+func (w *watchers) socket(name, path string, protocol ...string) {
+	w.t.Helper()
+	w.watch(name, w.dial(name, path, protocol...))
+}
+
+func (w *watchers) dial(name, path string, protocol ...string) *websocket.Conn {
 	w.t.Helper()
 	d := websocket.Dialer{Subprotocols: protocol}
 	conn, resp, err := d.DialContext(w.t.Context(), "ws://"+w.Addr(Pub)+path, nil)
 	if err != nil {
 		w.t.Fatal(name, err, resp)
 	}
-	w.watch(name, conn)
 	return conn
 }
 
@@ -151,10 +155,14 @@ func TestTokensOfBrowsers(t *testing.T) {
 	// Those that end with the key.
 	w.read("events", "/v1/stream/shop/orders/v1?access_token="+whole, "text/event-stream")
 	w.socket("broadcast", "/v1/ws/msgs/shop/orders/v1?access_token="+whole)
-	pub := w.socket("publisher", "/v1/ws/pub/orders/v1", "bearer."+write)
+	pub := w.dial("publisher", "/v1/ws/pub/orders/v1", "bearer."+write)
 	if err := pub.WriteMessage(websocket.TextMessage, []byte("by a browser")); err != nil {
 		t.Fatal(err)
 	}
+	if _, answer, err := pub.ReadMessage(); err != nil { // what is stored later, the poll for the newest would get
+		t.Fatal(string(answer), err)
+	}
+	w.watch("publisher", pub)
 	resp, body := g.send(t, false, Pub, "POST", "/v1/msgs/orders/v1?access_token="+write, "x")
 	if resp.StatusCode != 201 {
 		t.Error(resp.Status, body)

@@ -6,11 +6,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/ext"
 	"cel.dev/cel-go/interpreter"
 
@@ -21,18 +23,25 @@ import (
 const (
 	// MaxExpression is the longest expression in bytes.
 	MaxExpression = 2048
-	// maxCost bounds the evaluation of one message, in CEL's units: about one per operation or per ten bytes looked at. A
-	// message that costs more does not match.
-	maxCost = 1 << 20
 	// maxDepth bounds the nesting of an expression.
 	maxDepth = 32
 )
 
+// budget is what the evaluation of one message may cost, in CEL's units: about one per operation or per ten bytes looked at,
+// each 0.1 to 0.5 us of a processor. A message that costs more does not match. It grows with the message, since to look at
+// much takes long, and since whoever sends much is charged for it: small messages must not keep a processor busy.
+type budget struct {
+	size int // of messages up to so many bytes: keys, values and headers
+	cost uint64
+}
+
+var budgets = [...]budget{{1 << 10, 1 << 13}, {8 << 10, 1 << 14}, {64 << 10, 1 << 16}, {math.MaxInt, 1 << 20}} //nolint:gochecknoglobals // a constant
+
 // Filter matches messages. The zero *Filter, nil, matches all. It may be used concurrently.
 type Filter struct {
-	tags []string    // one of them is enough; none: all
-	prog cel.Program // nil: all
-	json bool        // the expression looks at the value
+	tags []string      // one of them is enough; none: all
+	prog []cel.Program // by budget; nil: all
+	json bool          // the expression looks at the value
 }
 
 // Compile makes a filter of tags and an expression, either of which may be empty. The expression is over
@@ -67,9 +76,12 @@ func Compile(tags []string, expr string) (*Filter, error) {
 	if t := ast.OutputType(); !t.IsExactType(types.BoolType) && !t.IsExactType(types.DynType) {
 		return nil, fmt.Errorf("filter gives %s, but must give a boolean: %w", t, errs.InvalidParam)
 	}
-	f.prog, err = env.Program(ast, cel.CostLimit(maxCost), cel.EvalOptions(cel.OptOptimize))
-	if err != nil {
-		return nil, fmt.Errorf("filter: %s: %w", firstLine(err.Error()), errs.InvalidParam)
+	for _, b := range budgets {
+		prog, err := env.Program(ast, cel.CostLimit(b.cost), cel.EvalOptions(cel.OptOptimize))
+		if err != nil {
+			return nil, fmt.Errorf("filter: %s: %w", firstLine(err.Error()), errs.InvalidParam)
+		}
+		f.prog = append(f.prog, prog)
 	}
 	f.json = usesValue(ast)
 	return f, nil
@@ -105,8 +117,8 @@ func firstLine(s string) string {
 
 // usesValue reports whether the expression names the value, which is then decoded per message.
 func usesValue(ast *cel.Ast) bool {
-	for _, ref := range ast.NativeRep().ReferenceMap() {
-		if ref.Name == "value" {
+	for _, r := range ast.NativeRep().ReferenceMap() {
+		if r.Name == "value" {
 			return true
 		}
 	}
@@ -124,8 +136,16 @@ func (f *Filter) Match(m *store.Message) bool {
 	if f.prog == nil {
 		return true
 	}
-	out, _, err := f.prog.Eval(&vars{m: m, json: f.json})
+	out, err := f.eval(m)
 	return err == nil && out == types.True
+}
+
+// eval evaluates the expression within the message's budget.
+func (f *Filter) eval(m *store.Message) (ref.Val, error) {
+	size := m.Size()
+	i := slices.IndexFunc(budgets[:], func(b budget) bool { return size <= b.size })
+	out, _, err := f.prog[i].Eval(&vars{m: m, json: f.json})
+	return out, err
 }
 
 // Eval is Match for who must not take the one for the other: a message that costs too much to decide on is neither wanted nor
@@ -140,7 +160,7 @@ func (f *Filter) Eval(m *store.Message) (bool, error) {
 	if f.prog == nil {
 		return true, nil
 	}
-	out, _, err := f.prog.Eval(&vars{m: m, json: f.json})
+	out, err := f.eval(m)
 	var cut interpreter.EvalCancelledError
 	if errors.As(err, &cut) {
 		return false, fmt.Errorf("the message costs too much to be judged: %w", errs.TooLarge)

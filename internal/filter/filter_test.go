@@ -121,6 +121,22 @@ func TestCostIsBounded(t *testing.T) {
 	}
 }
 
+// What a message may cost grows with it, so that many small ones keep no processor busy.
+func TestCostGrowsWithTheMessage(t *testing.T) {
+	ten := "[0,1,2,3,4,5,6,7,8,9]"
+	expr := ten + ".all(a, " + ten + ".all(b, " + ten + ".all(c, " + ten + ".all(d, a + b + c + d + headers.size() >= 0))))"
+	f, err := filter.Compile(nil, expr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if yes, err := f.Eval(message("1")); yes || !errors.Is(err, errs.TooLarge) {
+		t.Errorf("of one byte: %v, %v", yes, err)
+	}
+	if yes, err := f.Eval(message(strings.Repeat("1", 100_000))); !yes || err != nil {
+		t.Errorf("of 100 kB: %v, %v", yes, err)
+	}
+}
+
 func TestMatchConcurrently(t *testing.T) {
 	f, err := filter.Compile([]string{"a"}, `value.n % 2 == 0`)
 	if err != nil {
