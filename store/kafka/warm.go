@@ -18,6 +18,9 @@ func (s *Store) Warm(ctx context.Context, topics ...string) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
+	if err := s.Ping(ctx); err != nil { // it would be tried until ctx ends, and hold up the start for nothing
+		return err
+	}
 	var all errgroup.Group
 	all.SetLimit(warming)
 	all.Go(func() error {

@@ -2,13 +2,16 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
 )
 
@@ -45,5 +48,20 @@ func TestWarm(t *testing.T) {
 		} else if !warm && d*n == 0 {
 			t.Errorf("without it they made %d connections and took %d producer ids; the test shows nothing", d, n)
 		}
+	}
+}
+
+// A cluster that is away is not waited for.
+func TestWarmWithoutKafka(t *testing.T) {
+	c := fake(t)
+	s := open(t, Config{Brokers: c.ListenAddrs()})
+	c.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if err := s.Warm(ctx, "t"); !errors.Is(err, errs.Unavailable) {
+		t.Error(err)
+	}
+	if ctx.Err() != nil {
+		t.Error("it went on until its time was over")
 	}
 }
