@@ -169,6 +169,9 @@ func decodeOutcome(b []byte) (*outcome, error) {
 
 // recall reads what is remembered of the key, nil where that is nothing or too old.
 func (s *Spool) recall(f *onceCall) (*outcome, error) {
+	if err := s.fault.Err(); err != nil { // what is read may not be on the disk
+		return nil, fmt.Errorf("%w: %w", errs.Unavailable, err)
+	}
 	s.mu.RLock()
 	t := s.topics[f.key.topic]
 	s.mu.RUnlock()

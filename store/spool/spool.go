@@ -66,8 +66,9 @@ type Config struct {
 	Metrics  prometheus.Registerer // nil: none
 	Now      func() time.Time
 
-	noSync bool          // for a benchmark to compare with
-	pause  time.Duration // after the first failure of a drain; default 100 ms
+	noSync   bool          // for a benchmark to compare with
+	pause    time.Duration // after the first failure of a drain; default 100 ms
+	patience time.Duration // that a publish has for the disk at the least, though its time is over; default 2s
 }
 
 func (c Config) withDefaults() Config {
@@ -76,7 +77,8 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.OnceWindow, 10*time.Minute)
 	orDefault(&c.OnceKeys, 1_000_000)
 	orDefault(&c.MemTable, 8<<20)
-	orDefault(&c.pause, 100*time.Millisecond)
+	orDefault(&c.pause, firstPause)
+	orDefault(&c.patience, 2*time.Second)
 	orDefault(&c.Log, slog.New(slog.DiscardHandler))
 	if c.Now == nil {
 		c.Now = time.Now

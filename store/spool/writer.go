@@ -14,9 +14,8 @@ import (
 )
 
 const (
-	itemWeight   = 48              // what a message takes besides its bytes, roughly
-	diskPatience = 2 * time.Second // that a publish has for the disk at the least, though its time is over
-	maxQueue     = 4096            // of those that wait for the writer, who is then behind: they wait to get in
+	itemWeight = 48   // what a message takes besides its bytes, roughly
+	maxQueue   = 4096 // of those that wait for the writer, who is then behind: they wait to get in
 )
 
 // op is one thing that the writer is to do: messages to be spooled, or whatever fill puts into the batch.
@@ -72,7 +71,7 @@ func (s *Spool) put(ctx context.Context, o *op) error {
 
 // await hands the op to the writer and waits for its answer, for as long as ctx lasts and a little longer, whether it is cancelled or not.
 func (s *Spool) await(ctx context.Context, o *op) error {
-	limit := diskPatience
+	limit := s.cfg.patience
 	if d, ok := ctx.Deadline(); ok {
 		limit = max(limit, time.Until(d))
 	}
@@ -80,7 +79,11 @@ func (s *Spool) await(ctx context.Context, o *op) error {
 	defer cancel()
 	select {
 	case s.queue <- o:
-		_, err := o.Wait(ctx, s.fault)
+		answered, err := o.Wait(ctx, s.fault)
+		if !answered && o.once != nil && errs.Of(err) == errs.Uncertain {
+			// Its caller has left in time. The next one with the key waits: it must not see what is not synced, nor miss what will be.
+			_, err = o.Wait(context.WithoutCancel(ctx), s.fault)
+		}
 		return err
 	case <-ctx.Done():
 		return fmt.Errorf("the disk is behind: %w", errs.Unavailable)
