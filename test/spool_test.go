@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -59,6 +60,31 @@ func (s *steady) run(t *testing.T, site *atomic.Pointer[client], stop <-chan str
 			time.Sleep(20 * time.Millisecond) //nolint:forbidigo // a client's pause
 		}
 	}
+}
+
+const (
+	inflow      = 500       // messages/s of all publishers
+	longGrowth  = 64 << 20  // bytes that the gateway may grow by in an outage of minutes,
+	shortGrowth = 128 << 20 // and in a short one with 110,000 messages at once
+)
+
+// awayFor is how long Kafka is away before there is more to do than the usual; KATEWAY_TEST_OUTAGE, 0 where that is not set.
+func awayFor(t *testing.T) time.Duration {
+	if os.Getenv("KATEWAY_TEST_OUTAGE") == "" {
+		return 0
+	}
+	return outage(t)
+}
+
+// growth watches the gateway's resident memory for so long, and answers by how much it was over what it was before.
+func (g *gateway) growth(d time.Duration, before int) int {
+	peak := g.rss()
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(d); time.Now().Before(end); <-tick.C {
+		peak = max(peak, g.rss())
+	}
+	return peak - before
 }
 
 // TestKafkaOutage: Kafka goes and comes back under publishers; the gateway is killed meanwhile, with more than 100,000 messages
@@ -116,7 +142,7 @@ func kafkaOutage(t *testing.T, first func(flags ...string) *gateway, change func
 	site.Load().publish("outage", "first", "first")
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
-	list := make([]*steady, 5)
+	list := make([]*steady, inflow/100)
 	for i := range list {
 		list[i] = &steady{key: fmt.Sprint("k", i), told: map[int]placed{}, answers: map[int]int{}}
 		wg.Go(func() { list[i].run(t, &site, stop) })
@@ -127,11 +153,13 @@ func kafkaOutage(t *testing.T, first func(flags ...string) *gateway, change func
 		s.quiet.Store(true)
 	}
 	pass(500 * time.Millisecond)
+	before := g.rss()
 	kafka.Kill(0)
 	pass(100 * time.Millisecond)
 	for _, s := range list[:3] {
 		s.quiet.Store(false)
 	}
+	grown, bound := g.growth(awayFor(t), before), shortGrowth
 	c := site.Load()
 	const bulk, lines = 11, 10_000
 	body := strings.Repeat(strings.Repeat("x", 99)+"\n", lines)
@@ -149,7 +177,14 @@ func kafkaOutage(t *testing.T, first func(flags ...string) *gateway, change func
 		return decode[struct{ Messages int }](t, a.body).Messages
 	}
 	waitFor(t, "publishers to be spooled", func() bool { return spooled(c) > bulk*lines+100 })
-	before := g.residentPeak()
+	if awayFor(t) > 0 {
+		bound = longGrowth
+	} else {
+		grown = g.growth(0, before) // with the bulk
+	}
+	if grown > bound {
+		t.Errorf("the gateway grew by %d MB while Kafka was away, at most %d MB are allowed", grown>>20, bound>>20)
+	}
 	g = change(g, func(g *gateway) {
 		c = g.client("default")
 		waitFor(t, "the gateway to accept publishes", func() bool {
@@ -166,8 +201,13 @@ func kafkaOutage(t *testing.T, first func(flags ...string) *gateway, change func
 		t.Fatal(err)
 	}
 	begun := time.Now()
+	waiting := spooled(c)
 	waitFor(t, "the spool to be empty", func() bool { return spooled(c) == 0 })
 	drained := time.Since(begun)
+	rate := float64(waiting) / drained.Seconds()
+	if awayFor(t) > 0 && rate < 10*inflow {
+		t.Errorf("drained at %.0f messages/s, not ten times the inflow of %d", rate, inflow)
+	}
 	pass(time.Second)
 	close(stop)
 	wg.Wait()
@@ -208,5 +248,5 @@ func kafkaOutage(t *testing.T, first func(flags ...string) *gateway, change func
 	if err != nil || len(many) != bulk*lines {
 		t.Errorf("%d messages of %d, %v", len(many), bulk*lines, err)
 	}
-	t.Logf("drained %v after Kafka was there; %d MB at most before; statuses %v", drained, before>>20, statuses)
+	t.Logf("%d messages drained %v after Kafka was there (%.0f/s); grown by %d MB meanwhile; statuses %v", waiting, drained, rate, grown>>20, statuses)
 }
