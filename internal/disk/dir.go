@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -162,30 +161,39 @@ func (d Dir) checkVersion() error {
 func (d Dir) prefix() string { return d.Kind + ", format " }
 
 func (d Dir) readVersion() (string, error) {
-	f, err := d.FS.Open(d.Join(VersionFile))
-	if err != nil {
-		return "", err
-	}
-	var b bytes.Buffer
-	_, err = io.Copy(&b, io.LimitReader(f, 1024))
-	return b.String(), errors.Join(err, f.Close())
+	text, err := d.readFile(d.Join(VersionFile))
+	return string(text[:min(len(text), 1024)]), err
 }
 
-// writeVersion names the format, if that was not done yet, so that it is there whole or not at all.
+func (d Dir) readFile(path string) ([]byte, error) {
+	f, err := d.FS.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(f)
+	return text, errors.Join(err, f.Close())
+}
+
+// writeVersion names the format, if that was not done yet.
 func (d Dir) writeVersion() error {
 	if _, err := d.FS.Stat(d.Join(VersionFile)); err == nil {
 		return nil
 	}
-	temp := d.Join(VersionFile + ".new")
+	return d.writeWhole(VersionFile, fmt.Sprintf("%s%d\n", d.prefix(), d.Version))
+}
+
+// writeWhole makes a file that is there whole, durably, or not at all.
+func (d Dir) writeWhole(name, text string) error {
+	temp := d.Join(name + ".new")
 	f, err := d.FS.Create(temp, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(f, "%s%d\n", d.prefix(), d.Version)
+	_, err = io.WriteString(f, text)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := d.FS.Rename(temp, d.Join(VersionFile)); err != nil {
+	if err := d.FS.Rename(temp, d.Join(name)); err != nil {
 		return err
 	}
 	return d.syncDir(d.Path)

@@ -23,6 +23,7 @@ const engineVersion = pebble.FormatTableFormatV6
 type Engine struct {
 	*pebble.DB
 	guard *guardFS
+	log   *slog.Logger
 }
 
 // OpenEngine opens pebble in its directory. What it recovers of unsynced writes is durable when it returns: a reader
@@ -52,7 +53,13 @@ func OpenEngine(sp *Space, fault *Fault, log *slog.Logger) (*Engine, error) {
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // for idempotency keys, of which most are new
 	}
+	if err := sp.dir.checkClosed(); err != nil {
+		return nil, err
+	}
 	if err := keepFormat(sp.dir, opts); err != nil {
+		return nil, err
+	}
+	if err := sp.dir.forgetClosed(); err != nil {
 		return nil, err
 	}
 	db, err := pebble.Open(sp.dir.Join(DatabaseDir), opts)
@@ -65,26 +72,36 @@ func OpenEngine(sp *Space, fault *Fault, log *slog.Logger) (*Engine, error) {
 		}
 	}
 	guard.armed.Store(true)
-	return &Engine{DB: db, guard: guard}, nil
+	return &Engine{DB: db, guard: guard, log: log}, nil
 }
 
-// keepFormat leaves the format of a database that is there as it is: the process that had it before may want it back.
+// keepFormat leaves the format of a database that is there as it is: the process that had it before may want it back. It
+// refuses one whose manifest is damaged.
 func keepFormat(d Dir, opts *pebble.Options) error {
 	path := d.Join(DatabaseDir)
 	if _, err := d.FS.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	there, err := pebble.Peek(path, d.FS)
-	if err == nil && there.Exists {
+	if err != nil {
+		return err
+	}
+	if there.Exists {
 		opts.FormatMajorVersion = there.FormatMajorVersion
 	}
-	return err
+	return d.checkManifest(there)
 }
 
 // Close answers also what fails.
 func (e *Engine) Close() error {
 	e.guard.armed.Store(false)
-	return e.DB.Close()
+	if err := e.DB.Close(); err != nil || e.guard.fault.Err() != nil { // after a fault nobody knows what is on the disk
+		return err
+	}
+	if err := e.guard.space.dir.noteClosed(); err != nil {
+		e.log.Warn("the next start can't tell whether the files are still what they are now", "err", err)
+	}
+	return nil
 }
 
 func listener(fault *Fault, log *slog.Logger) *pebble.EventListener {

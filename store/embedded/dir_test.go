@@ -109,6 +109,26 @@ func TestRefusesOtherDirectories(t *testing.T) {
 	refused(t, path, "no "+disk.VersionFile)
 }
 
+// A damaged manifest, which pebble takes for an empty database, is told of.
+func TestRefusesDamage(t *testing.T) {
+	path := made(t)
+	names, err := filepath.Glob(filepath.Join(path, disk.DatabaseDir, "MANIFEST-*"))
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text[len(text)/2] ^= 1
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused(t, path, "damaged", "MANIFEST-", "restore")
+}
+
 func TestRefusesWhatOthersCanWrite(t *testing.T) {
 	path := made(t)
 	if err := os.Chmod(path, 0o707); err != nil {

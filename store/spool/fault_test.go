@@ -2,6 +2,8 @@ package spool
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -10,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
+	"github.com/kateway/kateway/internal/disk"
 	"github.com/kateway/kateway/internal/errs"
 	"github.com/kateway/kateway/store"
 )
@@ -85,4 +88,44 @@ func TestSlowDiskAndAKey(t *testing.T) {
 	if got := w.byKey()["a"]; len(got) != 2 {
 		t.Errorf("stored: %q", got)
 	}
+}
+
+// TestRefusesDamage: a log that was cut off after the spool was closed is told of, and not taken for the end of it.
+func TestRefusesDamage(t *testing.T) {
+	w := newWorld(t, nil)
+	w.fails(true)
+	w.spools("k", "1")
+	w.close()
+	names, err := filepath.Glob(filepath.Join(w.cfg.Dir, disk.DatabaseDir, "*.log"))
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	kept := map[string][]byte{}
+	for _, name := range names {
+		if kept[name], err = os.ReadFile(name); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(name, 8); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := Open(w.cfg)
+	if err == nil {
+		_ = s.Close(context.Background())
+		t.Fatal("it was opened")
+	}
+	if !strings.Contains(err.Error(), w.cfg.Dir) || !strings.Contains(err.Error(), "damaged") {
+		t.Error(err)
+	}
+	for name, text := range kept {
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.open()
+	if n := w.s.SpoolStatus().Messages; n != 1 {
+		t.Errorf("%d messages with all restored", n)
+	}
+	w.fails(false)
+	w.drained()
 }
