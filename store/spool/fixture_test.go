@@ -20,7 +20,12 @@ import (
 	"github.com/kateway/kateway/store/mem"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(leavesGoroutines) != "" {
+		os.Exit(m.Run())
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const topicName = "t"
 

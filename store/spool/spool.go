@@ -15,12 +15,14 @@
 package spool
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -358,7 +360,7 @@ func (s *Spool) rescue(ctx context.Context, name string, k *onceCall, msgs []*st
 	if !some {
 		return err
 	}
-	o := &op{name: name, msgs: msgs, outcome: outcome, Op: disk.NewOp(), once: k}
+	o := &op{name: name, msgs: apart(msgs), outcome: slices.Clone(outcome), Op: disk.NewOp(), once: k}
 	for i, m := range msgs {
 		if spoolable(outcome[i]) {
 			o.add(i, m, s.cfg.Now(), reasonOf(outcome[i]))
@@ -375,11 +377,13 @@ func (s *Spool) rescue(ctx context.Context, name string, k *onceCall, msgs []*st
 		if kind != errs.Uncertain && kind != errs.DiskFull {
 			s.metrics.refused.WithLabelValues(kind.Code()).Add(float64(len(o.items)))
 		}
-		for _, it := range o.items {
-			outcome[it.index] = fmt.Errorf("%w; nor can it be spooled: %w", failure, outcome[it.index])
+		for i := range o.items { // the writer may have them still
+			at := o.items[i].index
+			outcome[at] = fmt.Errorf("%w; nor can it be spooled: %w", failure, outcome[at])
 		}
 		return join(outcome)
 	}
+	outcome = o.outcome
 	for _, it := range o.items { // but for those that an earlier message of their lane keeps out
 		if outcome[it.index] == nil {
 			m := msgs[it.index]
@@ -387,6 +391,16 @@ func (s *Spool) rescue(ctx context.Context, name string, k *onceCall, msgs []*st
 		}
 	}
 	return join(outcome)
+}
+
+// apart is what the writer needs of the messages, which it may have for longer than their caller waits.
+func apart(msgs []*store.Message) []*store.Message {
+	list, all := make([]*store.Message, len(msgs)), make([]store.Message, len(msgs))
+	for i, m := range msgs {
+		all[i] = store.Message{Partition: m.Partition, Offset: m.Offset, Time: m.Time, Key: bytes.Clone(m.Key)}
+		list[i] = &all[i]
+	}
+	return list
 }
 
 // reasonOf is the label of the metric.
