@@ -303,7 +303,7 @@ func TestPowerLossWhileOpeningAndClosing(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 5))
 		b := made(t, rng, true)
 		for range 3 {
-			c := &crash{b: b, rng: rng, left: rng.IntN(60)}
+			c := &crash{b: b, rng: rand.New(rand.NewPCG(rng.Uint64(), seed)), left: rng.IntN(60)} // its own: others draw meanwhile
 			b.dir.FS = errorfs.Wrap(b.fs, c)
 			db, end, err := b.open()
 			if err != nil {
