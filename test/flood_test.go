@@ -197,7 +197,7 @@ func TestFloods(t *testing.T) {
 				t.Errorf("closed by the gateway: %v", closed)
 			}
 			grown := g.rss() - before
-			if grown > 64<<20 {
+			if grown > 128<<20 {
 				t.Errorf("it has grown by %d MiB", grown>>20)
 			}
 			t.Logf("closed by the gateway: %v; grown by %d KiB", closed, grown>>10)
